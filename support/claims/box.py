@@ -1,0 +1,69 @@
+"""How a verdict looks: a small box in HTML (a page, a lab) and the same in plain text."""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from support.claims.check import Verdict
+
+_COLUMNS = ("case", "measured", "printed", "true", "interval")
+_HEADINGS = {"case": "", "measured": "measured", "printed": "as printed", "true": "corrected", "interval": "interval"}
+# every page stands two folders below the book's root, so one relative address serves all
+_LEDGER = "../../book/ledger.html"
+
+
+def anchor(claim_id: str, prefix: str) -> str:
+    """The id of an HTML element that belongs to a claim: ``claim-…`` on the ledger page, ``check-…`` at its box."""
+    return f"{prefix}-{claim_id.replace('.', '-').replace('_', '-')}"
+
+
+def css_class(verdict: str) -> str:
+    """The style class of a verdict, such as ``verdict-not-reproduced``."""
+    return "verdict-" + verdict.replace(" ", "-")
+
+
+def math_html(text: str) -> str:
+    """Escape text for HTML and mark its ``$…$`` as inline math for MathJax, in the book and in a lab."""
+    pieces = re.split(r"\$([^$]+)\$", text)
+    return "".join(
+        f'<span class="math notranslate nohighlight">\\({_html.escape(piece, quote=False)}\\)</span>' if k % 2 else _html.escape(piece, quote=False) for k, piece in enumerate(pieces)
+    )
+
+
+def _warning(verdict: Verdict) -> str:
+    if verdict.agrees:
+        return ""
+    whose = "the book's own parameters" if verdict.default else "the book's parameters (these are others)"
+    return f"The ledger expects “{verdict.claim.expected}” with {whose}."
+
+
+def html(verdict: Verdict) -> str:
+    """The box: statement, numbers, verdict, link to the ledger. Amber where the verdict contradicts the ledger."""
+    claim, columns = verdict.claim, [c for c in _COLUMNS if any(c in row for row in verdict.rows)]
+    head = "".join(f"<th>{_HEADINGS[c]}</th>" for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows)
+    parts = [
+        f'<div class="claim-box {css_class(verdict.verdict)}{"" if verdict.agrees else " claim-amber"}" id="{anchor(claim.id, "check")}">',
+        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> <a class="claim-id" href="{_LEDGER}#{anchor(claim.id, "claim")}">{claim.id}</a> '
+        f'<span class="claim-where">{_html.escape(claim.where)}</span></p>',
+        f'<p class="claim-statement">{math_html(claim.statement)}</p>',
+        f'<div class="claim-numbers"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
+    ]
+    if verdict.note:
+        parts.append(f'<p class="claim-note">{math_html(verdict.note)}</p>')
+    if claim.truth:
+        parts.append(f'<p class="claim-truth"><strong>{"What is true" if verdict.verdict != "confirmed" else "More exactly"}.</strong> {math_html(claim.truth)}</p>')
+    if warning := _warning(verdict):
+        parts.append(f'<p class="claim-warning">{_html.escape(warning)}</p>')
+    return "\n".join(parts) + "\n</div>"
+
+
+def text(verdict: Verdict) -> str:
+    """The box in plain text."""
+    lines = [f"[{verdict.verdict}] {verdict.claim.id} ({verdict.claim.where})"]
+    for row in verdict.rows:
+        lines.append("  " + "; ".join(f"{_HEADINGS[c] or 'case'}: {row[c]}" for c in _COLUMNS if c in row))
+    return "\n".join([*lines, *([f"  {verdict.note}"] if verdict.note else []), *([f"  {_warning(verdict)}"] if _warning(verdict) else [])])

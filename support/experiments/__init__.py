@@ -1,0 +1,1 @@
+"""Experiments where the answer is not known: data, models, training, presets, records."""

@@ -1,0 +1,40 @@
+"""The networks of the experiments, with torch alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class LeNet(nn.Sequential):
+    """The small convolutional network of Wu et al. (2020, C.1) and Zhu et al. (2019): 28 x 28 grey images, 10 classes, 11,330 parameters.
+
+    conv 1→10, 5 x 5; max-pool 2, ReLU; conv 10→10, 5 x 5; max-pool 2, ReLU; linear 160→50, ReLU; linear 50→10. Input (m, 1, 28, 28), output (m, 10) logits.
+    """
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(10, 10, 5), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Flatten(), nn.Linear(160, 50), nn.ReLU(), nn.Linear(50, 10),
+        )  # fmt: skip
+
+
+class DigitsNet(nn.Sequential):
+    """A sibling for scikit-learn's digits (8 x 8 grey images, 10 classes): linear 64→32, ReLU, linear 32→10; 2,410 parameters. Input (m, 64), output (m, 10) logits."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number d of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def normal_init(model: nn.Module, std: float, generator: torch.Generator) -> nn.Module:
+    """Draw every parameter, biases too, from N(0, std²), as the authors' code does; returns the model."""
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model

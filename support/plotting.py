@@ -1,0 +1,93 @@
+"""The book's figure style: one palette, safe for colour-blind readers; a light card that stays readable on a dark page; direct labels instead of legends.
+
+Pages call `figure` for axes in the house style. A title states the finding; units stand on the axes; a band is an interval.
+"""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe and Ito's palette, in an order whose neighbours differ in lightness as well as hue
+INK = "#1f2933"
+MUTED = "#6b7785"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B79F00", "#7f8c99"
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, GREY)
+
+# a noise class has one colour in the whole book
+CLASS_COLOURS = {
+    "GD": INK,
+    "SGD": BLUE,
+    "MSGD-Cov": VERMILION,
+    "MSGD-Fisher": GREEN,
+    "MSGD-Bernoulli": ORANGE,
+    "M-SGD-Rademacher": PURPLE,
+    "MSGD-[Fisher-B]": SKY,
+    "MSGD-[Cov-B]": YELLOW,
+    "[MSGD-Fisher]-B": GREY,
+    "[MSGD-Cov]-B": "#8c4a2f",
+}
+
+_STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.12,
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "semibold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "axes.grid": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+    "mathtext.fontset": "cm",
+}
+
+
+def figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 3.4, **options):
+    """Figure and axes in the house style; width and height of the whole figure in inches, further options as `matplotlib.pyplot.subplots`."""
+    mpl.rcParams.update(_STYLE)
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
+    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band. Returns (mean, low, high)."""
+    from scipy import stats
+
+    runs = np.asarray(runs, dtype=float)
+    mean = runs.mean(0)
+    half = np.zeros_like(mean)
+    if len(runs) > 1:
+        half = stats.t.ppf(0.5 + level / 2, len(runs) - 1) * runs.std(0, ddof=1) / math.sqrt(len(runs))
+        ax.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, mean, color=colour, label=label, **line)
+    return mean, mean - half, mean + half
+
+
+def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):
+    """Write labels at the right ends of curves, ``{text: (y, colour)}``, moved apart by at least ``gap`` of the axis height so that none overlap."""
+    low, high = ax.get_ylim()
+    log = ax.get_yscale() == "log"
+    place = (lambda y: math.log(y / low) / math.log(high / low)) if log else (lambda y: (y - low) / (high - low))
+    order = sorted(labels, key=lambda text: labels[text][0])
+    heights = [place(labels[text][0]) for text in order]
+    for k in range(1, len(heights)):
+        heights[k] = max(heights[k], heights[k - 1] + gap)
+    excess = max(0.0, heights[-1] - 1.0) if heights else 0.0
+    for text, height in zip(order, heights, strict=True):
+        ax.text(1 + pad, height - excess, text, color=labels[text][1], transform=ax.transAxes, va="center", ha="left", fontsize=9)
