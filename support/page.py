@@ -28,7 +28,7 @@ current = Page()
 _used: dict[str, set[str]] = {"claims": set(), "records": set()}
 
 
-def begin(name: str, **parameters) -> None:
+def begin(name: str, /, **parameters) -> None:
     """Start the page ``name`` with the values of its parameters cell.
 
     Checks their types against the book's, and notes whether they are the book's: only then does a verdict that contradicts the ledger stop the page.

@@ -23,15 +23,18 @@ class RecordError(ValueError):
 
 
 def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: dict | None = None, device: str = "cpu") -> Path:
-    """Write a record atomically (a file beside it, then a rename) and return its path. Raises RecordError if the folder is missing or cannot be written."""
+    """Write a record atomically (a file beside it, then a rename) and return its path. 
+
+    Raises RecordError if the folder cannot be written, ValueError for a number that is not finite (JSON has none).
+    """
     path = Path(path)
     record = {"config": config, "curves": curves or {}, "final": final, "provenance": provenance(wall_s, device)}
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
-            file.write("\n")
+            file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)

@@ -1,0 +1,149 @@
+"""The ledger's rules, and verdicts computed from numbers."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from support import page
+from support.claims import VERDICTS, Claim, VerdictMismatch, box, check, judge, load
+from support.claims import ledger as ledger_module
+from support.claims.check import MIME
+from support.claims.ledger import LedgerError, papers, read
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    """Put one claim into the ledger: entry(expected=..., kind=...) returns its id."""
+
+    def make(expected="confirmed", kind="mathematical", truth="so it is", reason=None):
+        claim = Claim("wu.test", "wu", "Section 0", kind, "that $1+1=2$ & more", expected, truth, reason)
+        monkeypatch.setattr(ledger_module, "load", lambda: {claim.id: claim})
+        return claim.id
+
+    monkeypatch.setattr(page, "current", page.Page())
+    return make
+
+
+def test_the_ledger_is_whole():
+    counts = {paper: len(claims) for paper, (_, claims) in papers().items()}
+    assert counts == {"wu": 141, "zhu": 68, "wen": 69, "ziyin": 99}
+    assert sum(counts.values()) == len(load()) == 377
+    for claim in load().values():
+        assert claim.expected is None or claim.expected in VERDICTS
+        for text in (claim.statement, claim.truth or "", claim.reason or ""):
+            assert text.count("$") % 2 == 0, f"{claim.id}: unbalanced $"
+            assert not any(word in text for word in (".py", "OCR", "extraction")), claim.id
+    anchors = [box.anchor(i, "claim") for i in load()]
+    assert len(set(anchors)) == len(anchors)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"measured": Fraction(2, 49), "printed": Fraction(2, 49)}, "confirmed"),
+        ({"measured": 1.0 + 1e-13, "printed": 1.0}, "confirmed"),
+        ({"measured": 1.0 + 1e-6, "printed": 1.0}, "refuted"),
+        ({"measured": Fraction(1, 3), "printed": Fraction(1, 2), "true": Fraction(1, 3)}, "corrected"),
+        ({"measured": Fraction(1, 3), "printed": Fraction(1, 2), "true": Fraction(1, 4)}, "refuted"),
+        ({"measured": {"with": 1, "without": 2}, "printed": {"with": 1, "without": 1}, "true": {"with": 1, "without": 2}}, "corrected"),
+        ({"measured": np.eye(3), "printed": np.eye(3)}, "confirmed"),
+        ({"measured": np.array([Fraction(1, 3)] * 5, dtype=object), "printed": np.array([Fraction(1, 3)] * 5, dtype=object)}, "confirmed"),
+        ({"measured": 3.0, "printed": 4.0, "relation": "<="}, "confirmed"),
+        ({"measured": 5.0, "printed": 4.0, "true": 6.0, "relation": "<="}, "corrected"),
+        ({"measured": 5.0, "printed": 4.0, "relation": "<="}, "refuted"),
+        ({"measured": 4.0, "printed": 4.0, "relation": "<"}, "refuted"),
+        ({"measured": 4.0, "printed": 3.0, "relation": ">"}, "confirmed"),
+        ({"measured": 0.52, "interval": (0.48, 0.56), "printed": 0.5}, "confirmed"),
+        ({"measured": 0.52, "interval": (0.51, 0.53), "printed": 0.5, "true": 0.52}, "corrected"),
+        ({"measured": 0.52, "interval": (0.51, 0.53), "printed": 0.6, "relation": "<"}, "confirmed"),
+        ({"measured": True, "printed": True}, "confirmed"),
+        ({"measured": 7, "printed": 8}, "refuted"),
+    ],
+)
+def test_a_verdict_follows_from_numbers(entry, numbers, expected):
+    assert judge(entry(expected), **numbers).verdict == expected
+
+
+def test_a_finding_that_fails_or_stays_open_is_not_reproduced(entry):
+    claim = entry(None, kind="empirical")
+    assert judge(claim, measured=0.1, interval=(-0.1, 0.3), printed=0.0, relation=">").verdict == "not reproduced"
+    assert judge(claim, measured=-0.2, interval=(-0.3, -0.1), printed=0.0, relation=">").verdict == "not reproduced"
+    assert judge(claim, measured=0.2, interval=(0.1, 0.3), printed=0.0, relation=">").verdict == "confirmed"
+
+
+def test_a_theorem_needs_an_interval_that_decides(entry):
+    with pytest.raises(ValueError, match="too wide to decide"):
+        judge(entry(), measured=0.1, interval=(-0.1, 0.3), printed=0.0, relation=">")
+
+
+def test_a_contradiction_stops_the_books_page_and_turns_a_tinkerers_box_amber(entry, monkeypatch, capsys):
+    claim = entry("confirmed")
+    check(claim, measured=1, printed=2)  # other parameters: shown, not stopped
+    assert "ledger expects “confirmed”" in capsys.readouterr().out
+    assert "claim-amber" in box.html(judge(claim, measured=1, printed=2))
+    monkeypatch.setattr(page, "current", page.Page("some_page", default=True))
+    with pytest.raises(VerdictMismatch, match=r"numbers say 'refuted', the ledger expects 'confirmed'"):
+        check(claim, measured=1, printed=2)
+    check(claim, measured=2, printed=2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"measured": 1, "printed": 1, "relation": "~"}, "relation = '~'"),
+        ({"measured": {"a": 1}, "printed": 1}, "same cases as measured: a"),
+        ({"measured": np.ones(3), "printed": np.ones(2)}, r"shape \(3,\)"),
+        ({"measured": float("nan"), "printed": 1.0}, "not finite"),
+    ],
+)
+def test_bad_numbers(entry, numbers, message):
+    with pytest.raises(ValueError, match=message):
+        judge(entry(), **numbers)
+
+
+def test_written_verdicts_and_unknown_ids_take_no_check(entry):
+    with pytest.raises(ValueError, match="written with a reason"):
+        judge(entry("noted", truth=None, reason="a misprint"), measured=1, printed=1)
+    with pytest.raises(KeyError, match="no claim 'wu.nothing'"):
+        judge("wu.nothing", measured=1, printed=1)
+
+
+def test_the_box_carries_statement_numbers_and_json(entry):
+    bundle = judge(entry(), measured=Fraction(1, 3), printed=Fraction(1, 3), note="by enumeration, $n=3$")._repr_mimebundle_()
+    assert "\\(1+1=2\\)</span> &amp; more" in bundle["text/html"]
+    assert 'href="../../book/ledger.html#claim-wu-test"' in bundle["text/html"]
+    assert "1/3" in bundle["text/plain"]
+    record = json.loads(json.dumps(bundle[MIME]))
+    assert (record["id"], record["verdict"], record["rows"][0]["measured"]) == ("wu.test", "confirmed", "1/3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expected": "true"}, "expected verdict 'true' is unknown"),
+        ({"kind": "figure"}, "kind 'figure' is unknown"),
+        ({"expected": "corrected"}, "must say in `truth`"),
+        ({"expected": "noted"}, "`reason` belongs"),
+        ({"reason": "because"}, "`reason` belongs"),
+        ({"verdict": "confirmed"}, "unknown field verdict"),
+    ],
+)
+def test_a_broken_entry_names_itself(tmp_path, change, message):
+    import yaml
+
+    good = {"id": "wu.x", "where": "s", "kind": "mathematical", "statement": "t", "expected": "confirmed"}
+    path = tmp_path / "wu.yaml"
+    path.write_text(yaml.safe_dump({"paper": "wu", "title": "t", "claims": [good | change]}), encoding="utf-8")
+    with pytest.raises(LedgerError, match=message) as caught:
+        read(path)
+    assert "wu.x" in str(caught.value)
+
+
+def test_an_id_stands_once(tmp_path):
+    path = tmp_path / "wu.yaml"
+    one = "  - {id: wu.x, where: s, kind: mathematical, statement: t, expected: confirmed}\n"
+    path.write_text(f"paper: wu\ntitle: t\nclaims:\n{one}{one}", encoding="utf-8")
+    with pytest.raises(LedgerError, match="entered twice"):
+        read(path)
