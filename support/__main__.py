@@ -41,23 +41,21 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, does: Callable[..., int], says: str, example: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=says, description=says, epilog=example and f"example: {example}")
+        sub = commands.add_parser(name, help=says, description=says, epilog=example and f"example: python -m support {example}")
         sub.set_defaults(does=does)
         return sub
 
-    single = command("run", _run, "execute one page with parameters; writes notebook and HTML", "python -m support run notebooks/noise/sampling_noise.ipynb -p b 25")
-    grid = command(
-        "batch",
-        _batch,
-        "execute one page at every point of a grid, in parallel; continues where it was stopped",
-        "python -m support batch notebooks/noise/sampling_noise.ipynb -p b=10,20,50 -p seed=1..5 -o runs",
-    )
+    page = "notebooks/noise/sampling_noise.ipynb"
+    single = command("run", _run, "execute one page with parameters; writes notebook and HTML", f"run {page} -p b 25")
+    does = "execute one page at every point of a grid, in parallel; continues where it was stopped"
+    grid = command("batch", _batch, does, f"batch {page} -p b=10,20,50 -p seed=1..5 -o runs")
     for sub in (single, grid):
         sub.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the page's .ipynb file")
         sub.add_argument("-f", "--file", metavar="FILE", help="parameters from a YAML or JSON file, or the name of one of the page's own sets, such as smoke")
     single.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; may be given often")
     single.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: _build/runs)")
-    grid.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUES", help="an axis of the grid: b=10,20,50 or seed=1..5; may be given often")
+    axis = "an axis of the grid, b=10,20,50 or seed=1..5; may be given often"
+    grid.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUES", help=axis)
     grid.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     book = command("book", _on_book("build"), "execute the pages that are stale and build the book into _build/html")
     notebooks = command("notebooks", _on_book("refresh"), "execute the pages that are stale and copy their outputs into the notebooks")
@@ -79,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

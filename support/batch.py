@@ -1,14 +1,13 @@
 """Executing a page with parameters: once (`run`), or over a grid of values in parallel processes (`batch`).
 
-A page names its parameters in one cell tagged ``parameters``, made of plain assignments. Values are checked against that cell before any work starts,
-because papermill, which executes the page, only warns of a name that it does not know. This is the one module that knows papermill.
+A result is written in one piece and sealed by a key beside it (`support.keys`), so that work that was stopped continues where it was.
+This is the one module that knows papermill.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import itertools
+import copy
 import json
 import os
 import re
@@ -20,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support import keys, page
+from support import keys
+from support.parameters import InputError, complete, defaults_of, file_name, given_parameters, grid, read_notebook
 
 # a last cell of our own, taken off again after the run: it lists what the page used
 LISTING = "import json as _json\nimport support.page as _page\nprint(_json.dumps(_page.dependencies()))"
@@ -28,124 +28,12 @@ _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),  # two threads in each of two processes are slower than one
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
-_NOISE = re.compile(r"^(0\.\d+s - |\d+\.\d+s - Debugger warning|.*TCP (is not secure|transport).*|.*frozen modules.*|.*PYDEVD_DISABLE_FILE_VALIDATION.*|.*-Xfrozen_modules.*)")
+_NOISE = re.compile(r"\d+\.\d+s - |.*frozen.modules|.*PYDEVD_DISABLE_FILE_VALIDATION|.*Kernel is running over TCP")  # the kernel about itself
 _VOLATILE = ("execution", "papermill", "collapsed", "ExecuteTime")
-
-
-class InputError(ValueError):
-    """A request that cannot be carried out: a missing notebook, a folder that cannot be written, a malformed grid. The message names the value and the remedy."""
 
 
 class PageError(RuntimeError):
     """A page that failed while it ran: its name, the failing cell's first line, the end of the exception."""
-
-
-# --- parameters ---------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def read(notebook: Path):
-    """Read a notebook (nbformat 4, every cell with an id). Raises InputError if there is none, or if it is none."""
-    import nbformat
-
-    if not notebook.is_file():
-        raise InputError(f"no notebook at {str(notebook)!r}: give the path of an .ipynb file")
-    try:
-        content = nbformat.from_dict(json.loads(notebook.read_text(encoding="utf-8")))
-        content.nbformat_minor = max(5, content.nbformat_minor)
-        for k, cell in enumerate(content.cells):
-            cell.setdefault("id", f"cell-{k}")
-            cell.source = "".join(cell.source)
-        nbformat.validate(content)
-    except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
-        raise InputError(f"{str(notebook)!r} is not a notebook: {str(error).splitlines()[0]}") from error
-    return content
-
-
-def parameters(notebook: Path, content=None) -> dict[str, Any]:
-    """Names and default values of a notebook's parameters cell. Raises InputError unless there is one such cell, of assignments ``name = literal`` alone."""
-    tagged = [cell.source for cell in (content or read(notebook)).cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(tagged) != 1:
-        raise InputError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters': it needs one, of lines such as `b = 25  # batch size`")
-    found: dict[str, Any] = {}
-    for statement in ast.parse(tagged[0]).body:
-        try:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            (name,) = (target.id for target in targets)
-            found[name] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError):
-            line = ast.unparse(statement).splitlines()[0]
-            raise InputError(f"{notebook.name}: `{line}` in the parameters cell is not `name = literal`: compute it in a later cell") from None
-    return found
-
-
-def named_set(notebook: Path, name: str) -> dict[str, Any]:
-    """The set ``name`` of a page's parameters, from ``parameters/<page>.yaml`` in the folder above the page's; where the file has no such set, {} for the names default and smoke."""
-    path = notebook.resolve().parent.parent / "parameters" / f"{notebook.stem}.yaml"
-    sets = page.load_sets(path) if path.is_file() else {}
-    if name not in sets and name not in ("default", "smoke"):
-        raise InputError(f"no parameter file and no set {name!r} for page {notebook.stem!r}: it has {', '.join(sets) or 'none'}; give one of these, or a YAML or JSON file")
-    return sets.get(name) or {}
-
-
-def value(text: str, default: Any = None) -> Any:
-    """The value that a text on the command line stands for: a Python or YAML scalar or list; the text itself where the default is a text."""
-    import yaml
-
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        try:
-            found = yaml.safe_load(text)
-        except yaml.YAMLError:
-            found = text
-    return text if isinstance(default, str) and not isinstance(found, str) else found
-
-
-def complete(notebook: Path, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a run: the given ones, checked, over the page's own. An int is widened where the page has a float. Raises ParameterError."""
-    given = {name: _widen(item, defaults.get(name)) for name, item in given.items()}
-    page.validate(notebook.stem, given, dict(defaults))
-    return {**defaults, **given}
-
-
-def _widen(item: Any, default: Any) -> Any:
-    if isinstance(default, float) and not isinstance(item, (bool, float)):
-        with contextlib.suppress(TypeError, ValueError):  # YAML reads 1e-3 as a text
-            return float(item)
-    if isinstance(default, list) and isinstance(item, list) and default:
-        return [_widen(x, default[0]) for x in item]
-    return item
-
-
-def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The points of a grid from texts such as ``b=10,20,50`` and ``seed=1..5`` (both ends included), the last axis fastest. Raises InputError for a malformed axis."""
-    found: dict[str, list] = {}
-    for axis in axes:
-        name, equals, texts = axis.partition("=")
-        name = name.strip()
-        if not (name.isidentifier() and equals and texts.strip()):
-            raise InputError(f"grid axis {axis!r} is malformed: write NAME=VALUE,VALUE or NAME=FIRST..LAST")
-        if name in found:
-            raise InputError(f"grid axis {axis!r} names {name!r} a second time: give all its values at once, as {name}=1,2,3")
-        # commas inside brackets or quotes belong to a value
-        items = re.findall(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+|(?<=,)(?=,|$)|^(?=,)""", texts)
-        found[name] = [item for text in items for item in _axis_values(axis, text.strip(), defaults.get(name))]
-        if len({repr(item) for item in found[name]}) < len(found[name]):
-            raise InputError(f"grid axis {axis!r} holds a value twice: give each once")
-    if not found:
-        raise InputError("the grid is empty: give at least one axis, such as -p seed=1..5")
-    return [dict(zip(found, point, strict=True)) for point in itertools.product(*found.values())]
-
-
-def _axis_values(axis: str, text: str, default: Any) -> list:
-    if span := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
-        first, last = map(int, span.groups())
-        if first > last:
-            raise InputError(f"range {text!r} of grid axis {axis!r} is empty: write the smaller end first")
-        return list(range(first, last + 1))
-    if not text or ".." in text:
-        raise InputError(f"grid axis {axis!r} has the malformed value {text!r}: write NAME=VALUE,VALUE or NAME=FIRST..LAST with whole numbers")
-    return [value(text, default)]
 
 
 # --- one execution --------------------------------------------------------------------------------------------------------------------------------------------
@@ -153,8 +41,6 @@ def _axis_values(axis: str, text: str, default: Any) -> list:
 
 def skeleton(content):
     """A notebook without what a run leaves in it: outputs, counts, times, the Python version."""
-    import copy
-
     bare = copy.deepcopy(content)
     for cell in bare.cells:
         for name in _VOLATILE:
@@ -176,17 +62,17 @@ def source_digest(content) -> str:
 def execute(notebook: Path, output: Path, values: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
     """Execute a page into ``output`` and return what it used, as `support.page.dependencies` lists it.
 
-    The kernel runs in the page's own folder with one thread. Only ``values`` that differ from the page's defaults are injected. What is written is the page's source
-    with its outputs, without times or versions; a failed run leaves ``<page>.failed.ipynb`` beside it and raises PageError. The working directory and the
-    environment of this process change during the run, so that parallel runs need processes of their own.
+    The kernel runs in the page's own folder with one thread. Only ``values`` that differ from the page's defaults are injected. What is written is the
+    page's source with its outputs, without times or versions; a failed run leaves ``<page>.failed.ipynb`` beside it and raises PageError.
+    The working directory and the environment of this process change during the run, so that parallel runs need processes of their own.
     """
     import nbformat
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
     notebook, output = notebook.resolve(), output.resolve()
-    source = skeleton(read(notebook))
-    defaults = parameters(notebook, source)
+    source = skeleton(read_notebook(notebook))
+    defaults = defaults_of(notebook, source)
     injected = {name: item for name, item in (values or {}).items() if name not in defaults or item != defaults[name] or type(item) is not type(defaults[name])}
     running, failed = output.with_name(f".{output.stem}.running.ipynb"), output.with_name(f"{output.stem}.failed.ipynb")
     running.write_text(nbformat.writes(_with_listing(source)), encoding="utf-8")
@@ -194,7 +80,9 @@ def execute(notebook: Path, output: Path, values: Mapping[str, Any] | None = Non
     problem = None
     try:
         with _environment():
-            execute_notebook(str(running), str(running), injected, cwd=str(notebook.parent), kernel_name="python3", progress_bar=False, start_timeout=180)
+            # the kernel's own log would only say that it listens on this machine
+            options = {"progress_bar": False, "start_timeout": 180, "extra_arguments": ["--log-level=ERROR"]}
+            execute_notebook(str(running), str(running), injected, cwd=str(notebook.parent), kernel_name="python3", **options)
     except PapermillExecutionError as error:
         last = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}").splitlines() if line.strip()]
         problem = PageError(f"{notebook.stem}: cell `{(error.source.splitlines() or [''])[0]}` failed: {' | '.join(last[:1] + last[1:][-3:])}")
@@ -313,12 +201,12 @@ def perform(task: Task, reason: str) -> Done:
     return Done(task, reason, time.perf_counter() - start, None, used)
 
 
-def perform_all(tasks: Iterable[Task], jobs: int, records: Path) -> Iterator[Done]:
-    """Carry out tasks in ``jobs`` processes, skipping those whose result is fresh; yields each as it ends, and seals it with its key."""
+def perform_all(tasks: Iterable[Task], jobs: int, records: Path, force: bool = False) -> Iterator[Done]:
+    """Carry out tasks in ``jobs`` processes, skipping those whose result is fresh unless ``force``; yields each as it ends, and seals it with its key."""
     inputs, pending = keys.Inputs.take(records), {}
     for task in tasks:
-        source = source_digest(read(task.notebook))
-        reason = keys.stale(task.key, source, task.values, LISTING, inputs)
+        source = source_digest(read_notebook(task.notebook))
+        reason = "asked" if force else keys.stale(task.key, source, task.values, LISTING, inputs)
         if reason is None:
             yield Done(task)
         else:
@@ -336,8 +224,9 @@ def _parallel(todo: list[tuple[Task, str]], jobs: int) -> Iterator[Done]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     left = {task.output: (task, reason) for task, reason in todo}
+    pool = Parallel(n_jobs=max(1, min(jobs, os.cpu_count() or 1, len(todo))), return_as="generator_unordered", batch_size=1)
     try:
-        for done in Parallel(n_jobs=min(jobs, os.cpu_count() or 1, len(todo) or 1), return_as="generator_unordered", batch_size=1)(delayed(perform)(*item) for item in todo):
+        for done in pool(delayed(perform)(*item) for item in todo):
             left.pop(done.task.output)
             yield done
     except TerminatedWorkerError:
@@ -346,28 +235,6 @@ def _parallel(todo: list[tuple[Task, str]], jobs: int) -> Iterator[Done]:
 
 
 # --- the two commands -----------------------------------------------------------------------------------------------------------------------------------------
-
-
-def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters from a YAML or JSON file (or a page's named set) and, over them, from ``name value`` pairs."""
-    found: dict[str, Any] = {}
-    if file is not None and Path(file).suffix in (".yaml", ".yml", ".json"):
-        if not Path(file).is_file():
-            raise InputError(f"no parameter file {file!r}: give a YAML or JSON mapping of names to values")
-        content = page.load_sets(Path(file))
-        if not isinstance(content, dict):
-            raise InputError(f"parameter file {file!r} holds no mapping: write lines such as `b: 25`")
-        found |= content
-    elif file is not None:
-        found |= named_set(notebook, file)
-    return found | {name: value(text, defaults.get(name)) for name, text in pairs}
-
-
-def file_name(stem: str, given: Mapping[str, Any]) -> str:
-    """The name of a result, such as ``page__b=10__seed=1``; values that a file name cannot hold are shortened and told apart by a digest."""
-    plain = "".join(f"__{name}={item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items())
-    safe = re.sub(r"[^\w.=+-]+", "-", plain)[:120]
-    return stem + safe + ("" if safe == plain else "-" + keys.json_digest(dict(given))[:8])
 
 
 def output_folder(folder: Path) -> Path:
@@ -387,7 +254,7 @@ def output_folder(folder: Path) -> Path:
 
 
 def _tasks(notebook: Path, points: list[dict[str, Any]], folder: Path) -> list[Task]:
-    defaults = parameters(notebook)
+    defaults = defaults_of(notebook)
     wanted = [(point, complete(notebook, point, defaults)) for point in points]
     output_folder(folder)
     tasks = [Task(notebook, folder / f"{file_name(notebook.stem, point)}.ipynb", values, html=True) for point, values in wanted]
@@ -396,13 +263,18 @@ def _tasks(notebook: Path, points: list[dict[str, Any]], folder: Path) -> list[T
     return tasks
 
 
+def _records(notebook: Path) -> Path:
+    """The recorded runs that a page can read: a folder beside that of its part."""
+    return notebook.resolve().parent.parent / "records"
+
+
 def run(notebook: Path, pairs: Iterable[tuple[str, str]] = (), file: str | None = None, folder: Path | None = None) -> int:
     """Execute a page once and write it as notebook and HTML; the exit status, 1 if the page failed. Raises InputError and ParameterError before any work."""
-    given = given_parameters(notebook, file, pairs, parameters(notebook))
+    given = given_parameters(notebook, file, pairs, defaults_of(notebook))
     if folder is None:
         (folder := Path("_build") / "runs").mkdir(parents=True, exist_ok=True)
     (task,) = _tasks(notebook, [given], folder)
-    done = perform(task, "asked")
+    (done,) = perform_all([task], 1, _records(notebook), force=True)
     if done.error:
         print(f"failed: {done.error}\n  what ran until then: {task.output.with_suffix('.failed.ipynb')}", file=sys.stderr)
         return 1
@@ -413,18 +285,18 @@ def run(notebook: Path, pairs: Iterable[tuple[str, str]] = (), file: str | None 
 def batch(notebook: Path, axes: Iterable[str], folder: Path, file: str | None = None, jobs: int = 2) -> int:
     """Execute a page at every point of a grid, in parallel processes; the exit status, 1 if any failed.
 
-    Points that were finished before, from the same source, package, records and parameters, are not executed again, so that a stopped batch continues where it was.
+    Points that were finished before, from the same source, package, records and parameters, are not executed again: a stopped batch continues where it was.
     Raises InputError and ParameterError before any work.
     """
     from tqdm import tqdm
 
     check_jobs(jobs)
-    defaults = parameters(notebook)
+    defaults = defaults_of(notebook)
     base = given_parameters(notebook, file, (), defaults)
     points = [base | point for point in grid(axes, defaults)]
     tasks = _tasks(notebook, points, folder)
     given = {task.output: point for task, point in zip(tasks, points, strict=True)}
-    results = [done for done in tqdm(perform_all(tasks, jobs, notebook.resolve().parent.parent / "records"), total=len(tasks), disable=None, unit="run")]
+    results = [done for done in tqdm(perform_all(tasks, jobs, _records(notebook)), total=len(tasks), disable=None, unit="run")]
     failed = [done for done in results if done.error]
     fresh = sum(done.reason is None for done in results)
     print(f"{notebook.stem}: {len(results) - fresh - len(failed)} executed, {fresh} finished before, {len(failed)} failed; results in {folder}")
@@ -446,22 +318,32 @@ def check_jobs(jobs: int) -> None:
 
 
 def html(notebook: Path) -> str:
-    """An executed notebook as one HTML file that asks nothing of the network: styles, pictures and MathJax (drawing with SVG) stand inside it."""
+    """An executed notebook as one HTML file that asks nothing of the network: styles, pictures and MathJax (drawing with SVG) stand inside it.
+
+    Directives of the book's Markdown stay as they are written; links into the book, which is not there, become plain text.
+    """
     from importlib.util import find_spec
 
+    import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     # the offline MathJax of the book; its package has hyphens in its name
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
+    style = keys.ROOT / "book" / "_static" / "custom.css"
     head = (
         '<script>MathJax = {tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams"}, options: {enableMenu: false}}</script>\n'
-        "<script>" + mathjax.read_text(encoding="utf-8").replace("</script", "<\\/script") + "</script>"
+        "<script>" + mathjax.read_text(encoding="utf-8").replace("</script", "<\\/script") + "</script>\n"
+        "<style>" + (style.read_text(encoding="utf-8") if style.is_file() else "") + "</style>"
     )
     template = (
         "{%- extends 'lab/index.html.j2' -%}{% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}"
         "{% block html_head_js_mathjax %}{{ resources.mathjax_head }}{% endblock %}"
     )
     exporter = HTMLExporter(extra_loaders=[DictLoader({"page.html.j2": template})], template_file="page.html.j2", embed_images=True)
-    body, _ = exporter.from_filename(str(notebook), resources={"mathjax_head": head, "metadata": {"name": notebook.stem, "path": str(notebook.parent)}})
-    return body
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "code":  # an output of a type of our own alone, such as a number kept for another page, has no look
+            cell.outputs = [output for output in cell.outputs if "data" not in output or any(re.match("text/|image/", kind) for kind in output.data)]
+    body, _ = exporter.from_notebook_node(content, resources={"mathjax_head": head, "metadata": {"name": notebook.stem, "path": str(notebook.parent)}})
+    return re.sub(r' href="\.\./\.\./book/[^"]*"', "", body)

@@ -7,6 +7,7 @@ Every warning is an error.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import keys
-from support.batch import Done, InputError, Task, check_jobs, complete, named_set, parameters, perform_all
+from support.batch import Done, Task, check_jobs, perform_all
+from support.parameters import InputError, complete, defaults_of, named_set
 
 _CONFIG = ("_config.yml", "_toc.yml", "constraints.txt")
 
@@ -35,7 +36,10 @@ class Book:
         return self.root / "_build"
 
     def pages(self) -> dict[str, Path]:
-        """The executable pages of `_toc.yml` in its order: names such as ``noise/sampling_noise`` and their notebooks. Raises InputError for a page without file."""
+        """The executable pages of `_toc.yml`, in its order: names such as ``noise/sampling_noise``, and their notebooks.
+
+        Raises InputError for a page without file, and for two of one file name.
+        """
         import yaml
 
         found: dict[str, Path] = {}
@@ -54,7 +58,7 @@ class Book:
         """One execution a page into ``_build/<folder>``, with a named set of parameters. Raises InputError and ParameterError before any of them runs."""
         tasks = []
         for name, notebook in self.pages().items():
-            defaults = parameters(notebook)
+            defaults = defaults_of(notebook)
             given = named_set(notebook, parameter_set)
             if parameter_set == "default" and given and given != defaults:
                 raise InputError(f"parameters/{notebook.stem}.yaml: its set 'default' is {given}, the page's parameters cell says {defaults}: make them equal")
@@ -133,9 +137,11 @@ def render(book: Book, afresh: bool = False) -> bool:
     # there is no `python -m jupyter_book`, and its script need not be on the path
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     options = ["build", str(book.build / "stage"), "--path-output", str(book.root), "-n", "-W", "--keep-going", "-q"]
-    done = subprocess.run([*program, *options], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([*program, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        print(done.stdout, file=sys.stderr)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+        said = [line for line in lines if re.search(r"(WARNING|ERROR|CRITICAL):", line)]
+        print("\n".join(said or lines), file=sys.stderr)
         shutil.rmtree(doctrees, ignore_errors=True)
         return False
     unfinished.unlink()

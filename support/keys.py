@@ -57,7 +57,7 @@ class Inputs:
         )
 
     def of(self, names: Mapping[str, Iterable[str]]) -> dict[str, str]:
-        """The digests of what a run used, as `support.page.dependencies` lists it: ``{"module support.sampling": …, "claim wu.prop1.with": …, "record …": …}``."""
+        """The digests of what a run used, as `support.page.dependencies` lists it, by names such as ``module support.sampling`` or ``claim wu.prop1.with``."""
         found = {f"module {name}": self.modules.get(name, "missing") for name in names.get("modules", ())}
         found |= {f"claim {name}": self.claims.get(name, "missing") for name in names.get("claims", ())}
         return found | {f"record {name}": self._record(name) for name in names.get("records", ())}

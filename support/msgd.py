@@ -1,7 +1,7 @@
 r"""Multiplicative SGD (Wu et al. 2020, Algorithms 1 and 2) on any torch model, per-sample loss and torch optimiser.
 
-The gradient commutes with the weighting: ``∇(Σ_i W_i ℓ_i) = ∇𝓛 · W``. So a step with any noise class costs one weighted backward pass, no matter the covariance:
-draw W, weigh the per-sample losses, sum, backward, and let the optimiser step.
+The gradient commutes with the weighting: ``∇(Σ_i W_i ℓ_i) = ∇𝓛 · W``. So a step with any noise class costs one weighted backward pass, no matter the
+covariance: draw W, weigh the per-sample losses, sum, backward, and let the optimiser step.
 
 * Algorithm 1: W in R^n is drawn from a law on all n samples (`support.sampling`); only samples with a weight that is not zero are evaluated.
 * Algorithm 2: the same with the law `support.sampling.Compensated`, whose W is zero outside a batch of B.
@@ -49,7 +49,8 @@ def weighted_backward(model: torch.nn.Module, loss: PerSampleLoss, inputs, targe
     for part in _parts(m, chunk):
         losses = loss(model(inputs[part]), targets[part])
         if losses.shape != weights[part].shape:
-            raise ValueError(f"the loss has shape {tuple(losses.shape)} for {len(weights[part])} samples: return one number a sample (in torch: reduction='none')")
+            shape = tuple(losses.shape)
+            raise ValueError(f"the loss has shape {shape} for {len(weights[part])} samples: return one number a sample (in torch: reduction='none')")
         total = torch.dot(weights[part].to(losses.dtype), losses)
         total.backward()
         weighted, clean = weighted + total.detach(), clean + losses.detach().sum()
@@ -72,7 +73,9 @@ class MSGD:
     chunk: samples a forward and backward pass holds at once.  The whole of MSGD is `weighted_backward`; this class only draws W and steps.
     """
 
-    def __init__(self, model: torch.nn.Module, loss: PerSampleLoss, optimizer: torch.optim.Optimizer, law: Law, *, generator: torch.Generator, chunk: int | None = None):
+    def __init__(
+        self, model: torch.nn.Module, loss: PerSampleLoss, optimizer: torch.optim.Optimizer, law: Law, *, generator: torch.Generator, chunk: int | None = None
+    ):
         self.model, self.loss, self.optimizer, self.law = model, loss, optimizer, law
         self.generator, self.chunk = generator, chunk
         self.steps = 0
@@ -92,7 +95,8 @@ class MSGD:
         if not (math.isfinite(losses.weighted) and math.isfinite(losses.clean)):
             rates = sorted({group["lr"] for group in self.optimizer.param_groups})
             raise FloatingPointError(
-                f"the loss is {losses.weighted} at step {self.steps} under {self.law.name}, learning rate {', '.join(f'{float(r):g}' for r in rates)}: lower the learning rate or the noise"
+                f"the loss is {losses.weighted} at step {self.steps} under {self.law.name}, learning rate {', '.join(f'{float(r):g}' for r in rates)}: "
+                "lower the learning rate or the noise"
             )
         self.optimizer.step()
         self.steps += 1

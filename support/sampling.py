@@ -232,7 +232,7 @@ class Rademacher(Law):
 
 @dataclass(frozen=True)
 class Bernoulli(Law):
-    """MSGD-Bernoulli: weights independent, 1/b with probability b/n, else 0. Covariance (n−b)/(bn²) I (Wu et al. 2020, Section 4.3, as the slides define it)."""
+    """MSGD-Bernoulli: weights independent, 1/b with probability b/n, else 0. Covariance (n−b)/(bn²) I (Wu et al. 2020, Section 4.3, as on the slides)."""
 
     name = "MSGD-Bernoulli"
     sparse = True
@@ -357,7 +357,7 @@ class Compensated(_LargeBatch):
         return Exchangeable(n, base + B * tau2 / n, -base / n)
 
     def slot_weights(self, size: int | None, generator):
-        """The weights of a batch's slots alone, shape (size, B) or (B,): for a loop whose loader already draws the batch. They multiply per-sample losses and sum."""
+        """The weights of a batch's slots alone, shape (size, B) or (B,), for a loop whose loader draws the batch: multiply per-sample losses and sum."""
         weights = self._slots(1 if size is None else size, source(generator))
         return weights[0] if size is None else weights
 

@@ -106,7 +106,7 @@ def test_bad_numbers(entry, numbers, message):
 def test_written_verdicts_and_unknown_ids_take_no_check(entry):
     with pytest.raises(ValueError, match="written with a reason"):
         judge(entry("noted", truth=None, reason="a misprint"), measured=1, printed=1)
-    with pytest.raises(KeyError, match="no claim 'wu.nothing'"):
+    with pytest.raises(KeyError, match=r"no claim 'wu\.nothing'"):
         judge("wu.nothing", measured=1, printed=1)
 
 

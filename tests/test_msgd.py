@@ -8,7 +8,7 @@ from torch import nn
 
 from support.experiments.models import DigitsNet, LeNet, count_parameters, normal_init
 from support.msgd import MSGD, weighted_backward
-from support.sampling import Bernoulli, Compensated, FullBatch, GaussianCovariance, MiniBatch, by_name
+from support.sampling import NAMES, Bernoulli, Compensated, FullBatch, GaussianCovariance, MiniBatch, by_name
 
 N = 24
 
@@ -43,7 +43,7 @@ def step(model, law, inputs, targets, lr=0.1, seed=3, **options):
     return MSGD(model, cross_entropy, optimizer, law, generator=torch.Generator().manual_seed(seed), **options)(inputs, targets)
 
 
-@pytest.mark.parametrize("name", ["GD", "SGD", "MSGD-Cov", "MSGD-Fisher", "M-SGD-Rademacher", "MSGD-Bernoulli", "MSGD-[Fisher-6]", "MSGD-[Cov-6]", "[MSGD-Fisher]-8", "[MSGD-Cov]-8"])
+@pytest.mark.parametrize("name", [name.replace("B]", "6]").replace("]-B", "]-8") for name in NAMES])
 def test_a_step_is_the_gradient_matrix_times_the_weights(problem, name):
     model, inputs, targets = problem
     law = by_name(name, N, 4)

@@ -27,10 +27,8 @@ def css_class(verdict: str) -> str:
 
 def math_html(text: str) -> str:
     """Escape text for HTML and mark its ``$…$`` as inline math for MathJax, in the book and in a lab."""
-    pieces = re.split(r"\$([^$]+)\$", text)
-    return "".join(
-        f'<span class="math notranslate nohighlight">\\({_html.escape(piece, quote=False)}\\)</span>' if k % 2 else _html.escape(piece, quote=False) for k, piece in enumerate(pieces)
-    )
+    pieces = [_html.escape(piece, quote=False) for piece in re.split(r"\$([^$]+)\$", text)]
+    return "".join(f'<span class="math notranslate nohighlight">\\({piece}\\)</span>' if k % 2 else piece for k, piece in enumerate(pieces))
 
 
 def _warning(verdict: Verdict) -> str:
@@ -44,10 +42,12 @@ def html(verdict: Verdict) -> str:
     """The box: statement, numbers, verdict, link to the ledger. Amber where the verdict contradicts the ledger."""
     claim, columns = verdict.claim, [c for c in _COLUMNS if any(c in row for row in verdict.rows)]
     head = "".join(f"<th>{_HEADINGS[c]}</th>" for c in columns)
+    amber, link = "" if verdict.agrees else " claim-amber", f"{_LEDGER}#{anchor(claim.id, 'claim')}"
+    heading = "What is true" if verdict.verdict != "confirmed" else "More exactly"
     body = "".join("<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows)
     parts = [
-        f'<div class="claim-box {css_class(verdict.verdict)}{"" if verdict.agrees else " claim-amber"}" id="{anchor(claim.id, "check")}">',
-        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> <a class="claim-id" href="{_LEDGER}#{anchor(claim.id, "claim")}">{claim.id}</a> '
+        f'<div class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}">',
+        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> <a class="claim-id" href="{link}">{claim.id}</a> '
         f'<span class="claim-where">{_html.escape(claim.where)}</span></p>',
         f'<p class="claim-statement">{math_html(claim.statement)}</p>',
         f'<div class="claim-numbers"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
@@ -55,7 +55,7 @@ def html(verdict: Verdict) -> str:
     if verdict.note:
         parts.append(f'<p class="claim-note">{math_html(verdict.note)}</p>')
     if claim.truth:
-        parts.append(f'<p class="claim-truth"><strong>{"What is true" if verdict.verdict != "confirmed" else "More exactly"}.</strong> {math_html(claim.truth)}</p>')
+        parts.append(f'<p class="claim-truth"><strong>{heading}.</strong> {math_html(claim.truth)}</p>')
     if warning := _warning(verdict):
         parts.append(f'<p class="claim-warning">{_html.escape(warning)}</p>')
     return "\n".join(parts) + "\n</div>"
@@ -66,4 +66,4 @@ def text(verdict: Verdict) -> str:
     lines = [f"[{verdict.verdict}] {verdict.claim.id} ({verdict.claim.where})"]
     for row in verdict.rows:
         lines.append("  " + "; ".join(f"{_HEADINGS[c] or 'case'}: {row[c]}" for c in _COLUMNS if c in row))
-    return "\n".join([*lines, *([f"  {verdict.note}"] if verdict.note else []), *([f"  {_warning(verdict)}"] if _warning(verdict) else [])])
+    return "\n".join([*lines, *(f"  {line}" for line in (verdict.note, _warning(verdict)) if line)])

@@ -1,7 +1,8 @@
 """`check`: a claim's verdict, computed from numbers.
 
 A claim is a relation between a measured quantity and a printed value. The verdict follows from two answers, *does the printed statement hold?* and
-*does the corrected one?*: ``confirmed`` if the printed one holds; ``corrected`` if it fails and the corrected one holds; ``refuted`` if it fails and there is none.
+*does the corrected one?*: ``confirmed`` if the printed one holds; ``corrected`` if it fails and the corrected one holds; ``refuted`` if it fails and there
+is none.
 A finding of an experiment (kind "empirical" in the ledger) that fails, or that the interval leaves open, is ``not reproduced``.
 """
 
@@ -67,10 +68,13 @@ def check(claim_id: str, *, measured, printed, true=None, interval=None, relatio
     verdict = judge(claim_id, measured=measured, printed=printed, true=true, interval=interval, relation=relation, rtol=rtol, atol=atol, note=note)
     _show(verdict)
     if verdict.default and not verdict.agrees:
-        raise VerdictMismatch(f"{claim_id}: the numbers say {verdict.verdict!r}, the ledger expects {verdict.claim.expected!r}; correct the page or the ledger entry, and say why")
+        expected = verdict.claim.expected
+        raise VerdictMismatch(f"{claim_id}: the numbers say {verdict.verdict!r}, the ledger expects {expected!r}; correct the page or the entry, and say why")
 
 
-def judge(claim_id: str, *, measured, printed, true=None, interval=None, relation: str = "==", rtol: float = 1e-9, atol: float = 1e-12, note: str = "") -> Verdict:
+def judge(
+    claim_id: str, *, measured, printed, true=None, interval=None, relation: str = "==", rtol: float = 1e-9, atol: float = 1e-12, note: str = ""
+) -> Verdict:
     """The verdict that `check` shows, without showing it."""
     claims = ledger.load()
     if claim_id not in claims:
@@ -82,9 +86,14 @@ def judge(claim_id: str, *, measured, printed, true=None, interval=None, relatio
     if relation != "==" and relation not in _RELATIONS:
         raise ValueError(f"relation = {relation!r} is unknown: choose from ==, {', '.join(_RELATIONS)}")
     cases = _cases(measured, printed, true, interval)
-    holds = [_all(_holds(case["measured"], case[value], case["interval"], relation, rtol, atol) for case in cases) for value in ("printed", "true") if value == "printed" or true is not None]
-    verdict = _verdict(claim, holds[0], holds[1] if true is not None else False)
-    rows = tuple({key: _show_value(value, case["printed"] if key == "measured" else None) for key, value in case.items() if value is not None} for case in cases)
+
+    def all_hold(stated):
+        return _all(_holds(case["measured"], case[stated], case["interval"], relation, rtol, atol) for case in cases)
+
+    verdict = _verdict(claim, all_hold("printed"), all_hold("true") if true is not None else False)
+    rows = tuple(
+        {key: _show_value(value, case["printed"] if key == "measured" else None) for key, value in case.items() if value is not None} for case in cases
+    )
     return Verdict(claim, verdict, relation, rows, note, page.current.default)
 
 
@@ -95,7 +104,9 @@ def _cases(measured, printed, true, interval) -> list[dict[str, Any]]:
     for name, given in (("printed", printed), ("true", true), ("interval", interval)):
         if given is not None and (not isinstance(given, Mapping) or set(given) != set(measured)):
             raise ValueError(f"{name} must name the same cases as measured: {', '.join(map(str, measured))}")
-    return [{"case": str(k), "measured": m, "printed": printed[k], "true": true and true[k], "interval": interval and interval[k]} for k, m in measured.items()]
+    return [
+        {"case": str(k), "measured": m, "printed": printed[k], "true": true and true[k], "interval": interval and interval[k]} for k, m in measured.items()
+    ]
 
 
 def _exact(value) -> bool:

@@ -21,7 +21,10 @@ class LeNet(nn.Sequential):
 
 
 class DigitsNet(nn.Sequential):
-    """A sibling for scikit-learn's digits (8 x 8 grey images, 10 classes): linear 64→32, ReLU, linear 32→10; 2,410 parameters. Input (m, 64), output (m, 10) logits."""
+    """A sibling for scikit-learn's digits (8 x 8 grey images, 10 classes), 2,410 parameters.
+
+    linear 64→32, ReLU; linear 32→10. Input (m, 64), output (m, 10) logits.
+    """
 
     def __init__(self):
         super().__init__(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))

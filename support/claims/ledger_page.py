@@ -1,0 +1,208 @@
+"""A Sphinx extension: the ledger page, collected from the notebooks of this build, and the table of pinned versions; and no script from the network.
+
+``{ledger}`` lists every claim of the papers with its place, its statement, its verdict and the evidence for it. A computed verdict is read from the
+outputs of the notebooks that are being built, and from nowhere else. ``{versions}`` lists packages as constraints.txt pins them.
+Two pages that reach different verdicts on one claim, and a verdict on an unknown claim, are warnings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from support.claims import ledger
+from support.claims.box import anchor, css_class
+from support.claims.check import MIME
+
+NO_CHECK = "no check yet"
+_THEBE = ("init_thebe_core", "update_thebe_context")
+_LOG = logging.getLogger(__name__)
+_COLUMNS = (("measured", "measured"), ("printed", "as printed"), ("true", "corrected"), ("interval", "interval"))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One check on one page: what `Verdict.as_json` says, and the document that says it."""
+
+    document: str
+    verdict: dict[str, Any]
+
+
+def collect(source: Path, documents: list[str]) -> dict[str, list[Evidence]]:
+    """The verdicts in the outputs of the notebooks among ``documents`` (names below ``source``, without suffix), by claim."""
+    found: dict[str, list[Evidence]] = {}
+    for document in documents:
+        path = source / f"{document}.ipynb"
+        if not path.is_file():
+            continue
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                if verdict := output.get("data", {}).get(MIME):
+                    found.setdefault(verdict["id"], []).append(Evidence(document, verdict))
+    return found
+
+
+def problems(found: dict[str, list[Evidence]], claims: dict[str, ledger.Claim]) -> list[str]:
+    """What contradicts itself in the collected verdicts: an unknown claim, or two verdicts on one."""
+    unknown = [f"{name}: checked on {items[0].document}, but no claim of the ledger" for name, items in found.items() if name not in claims]
+    divided = [
+        f"{name}: contradictory verdicts: " + ", ".join(f"{item.verdict['verdict']} on {item.document}" for item in items)
+        for name, items in found.items()
+        if len({item.verdict["verdict"] for item in items}) > 1
+    ]
+    return unknown + divided
+
+
+def verdict_of(claim: ledger.Claim, evidence: list[Evidence]) -> str:
+    """The verdict that the page shows: the computed one, else the written one, else "no check yet"."""
+    if evidence:
+        return evidence[0].verdict["verdict"]
+    return claim.expected if claim.expected in ledger.WRITTEN else NO_CHECK
+
+
+class Ledger(SphinxDirective):
+    """The directive ``{ledger}``: a table of counts, then every claim of every paper."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.metadata[self.env.docname]["ledger"] = "yes"
+        for path in (*Path(ledger.__file__).parent.glob("*.yaml"), Path(__file__)):
+            self.env.note_dependency(str(path))
+        found = collect(Path(self.env.srcdir), sorted(self.env.found_docs))
+        for document in sorted({item.document for items in found.values() for item in items}):
+            self.env.note_dependency(self.env.doc2path(document))
+        for problem in problems(found, ledger.load()):
+            _LOG.warning(problem, location=self.get_location(), type="ledger")
+        sections = [self._paper(paper, title, claims, found) for paper, (title, claims) in ledger.papers().items()]
+        return [self._summary(found), *sections]
+
+    def _summary(self, found: dict[str, list[Evidence]]) -> nodes.Node:
+        papers = ledger.papers()
+        counts = {paper: Counter(verdict_of(claim, found.get(claim.id, [])) for claim in claims) for paper, (_, claims) in papers.items()}
+        rows = [["verdict", *(_short(title) for title, _ in papers.values()), "all"]]
+        for verdict in (*ledger.VERDICTS, NO_CHECK):
+            numbers = [count[verdict] for count in counts.values()]
+            rows.append([verdict, *map(str, numbers), str(sum(numbers))])
+        totals = [sum(count.values()) for count in counts.values()]
+        rows.append(["all", *map(str, totals), str(sum(totals))])
+        return _table(rows, "ledger-summary")
+
+    def _paper(self, paper: str, title: str, claims: list[ledger.Claim], found: dict[str, list[Evidence]]) -> nodes.Node:
+        section = nodes.section(ids=[f"ledger-{paper}"], names=[f"ledger-{paper}"], classes=["ledger-paper"])
+        section += nodes.title(title, title)
+        section += [self._claim(claim, found.get(claim.id, [])) for claim in claims]
+        return section
+
+    def _claim(self, claim: ledger.Claim, evidence: list[Evidence]) -> nodes.Node:
+        verdict = verdict_of(claim, evidence)
+        box = nodes.container(ids=[anchor(claim.id, "claim")], classes=["ledger-claim", css_class(verdict), f"paper-{claim.paper}"])
+        head = nodes.paragraph(classes=["claim-head"])
+        for text, style in ((verdict, "claim-verdict"), (claim.id, "claim-id"), (claim.where, "claim-where")):
+            head += [nodes.inline(text, text, classes=[style]), nodes.Text(" ")]
+        box += [head, self._text(claim.statement, "claim-statement")]
+        if claim.truth:
+            fails = (verdict if evidence else claim.expected) in ("corrected", "refuted", "not reproduced")
+            box += self._text(claim.truth, "claim-truth", "What is true." if fails else "More exactly.")
+        if claim.reason:
+            box += self._text(claim.reason, "claim-reason", "Why there is no check.")
+        for item in evidence:
+            box += self._evidence(claim, item)
+        return box
+
+    def _evidence(self, claim: ledger.Claim, item: Evidence) -> nodes.Node:
+        verdict, part = item.verdict, nodes.container(classes=["claim-evidence"])
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, item.document) + "#" + anchor(claim.id, "check")
+        line = nodes.paragraph(classes=["claim-source"])
+        line += [nodes.Text("Checked on "), nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True)]
+        part += [line, *([self._text(verdict["note"], "claim-note")] if verdict["note"] else [])]
+        rows = verdict["rows"]
+        columns = [(key, heading) for key, heading in (("case", ""), *_COLUMNS) if any(key in row for row in rows)]
+        # an equality is the usual relation; another one is said between the quantities it compares
+        relation = "" if verdict["relation"] == "==" else f"measured {verdict['relation']} "
+        headings = [relation + heading if key in ("printed", "true") else heading for key, heading in columns]
+        part += _table([headings, *([str(row.get(key, "")) for key, _ in columns] for row in rows)], "claim-numbers")
+        return part
+
+    def _text(self, text: str, style: str, lead: str = "") -> nodes.Node:
+        """A text of the ledger as a paragraph, read as the book's own Markdown, so that its formulas are formulas."""
+        holder = nodes.Element()
+        self.state.nested_parse(StringList([text], source="ledger"), 0, holder)
+        paragraph = nodes.paragraph(classes=[style])
+        if lead:
+            paragraph += [nodes.strong(lead, lead), nodes.Text(" ")]
+        for k, child in enumerate(holder.children):
+            paragraph += [*([nodes.Text(" ")] if k else []), *(child.children if isinstance(child, nodes.paragraph) else [child])]
+        return paragraph
+
+
+class Versions(SphinxDirective):
+    """The directive ``{versions}``: its content names packages; a table shows the versions that constraints.txt pins."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / "constraints.txt"
+        self.env.note_dependency(str(path))
+        pins = dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)) if path.is_file() else {}
+        pins = {_canonical(name): version for name, version in pins.items()}
+        wanted = " ".join(self.content).split()
+        for name in wanted:
+            if _canonical(name) not in pins:
+                _LOG.warning(f"{name}: constraints.txt does not pin it", location=self.get_location(), type="ledger")
+        return [_table([["package", "version"], *([name, pins.get(_canonical(name), "")] for name in wanted)], "versions")]
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _short(title: str) -> str:
+    """The paper's name in a column's head: its first author."""
+    return title.split(maxsplit=1)[0]
+
+
+def _table(rows: list[list[str]], style: str) -> nodes.Node:
+    """A table of texts whose first row is its head, in a box that scrolls by itself."""
+    cells = [nodes.row("", *(nodes.entry("", nodes.paragraph(text, text)) for text in texts)) for texts in rows]
+    columns = [nodes.colspec(colwidth=1) for _ in rows[0]]
+    group = nodes.tgroup("", *columns, nodes.thead("", cells[0]), nodes.tbody("", *cells[1:]), cols=len(columns))
+    return nodes.container("", nodes.table("", group, classes=[style]), classes=["ledger-table"])
+
+
+def outdated(app: Sphinx, env, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """When a page came, changed or went, read again what shows other pages' results: the ledger, and prose with glued numbers."""
+    if not any(Path(env.doc2path(document)).suffix == ".ipynb" for document in added | changed | removed):
+        return []
+    known = [document for document in env.metadata if document in env.found_docs]
+    return [document for document in known if "ledger" in env.metadata[document] or "{glue" in Path(env.doc2path(document)).read_text(encoding="utf-8")]
+
+
+def without_thebe(app: Sphinx, config: Any) -> None:
+    """Take out jupyter-book's link to a service that runs cells elsewhere: it names a script on the network, and twice, which is an error in a browser."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [listener for listener in listeners if getattr(listener.handler, "__name__", "") not in _THEBE]
+
+
+def add_filter(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Give the ledger page, and no other, the script of its filter."""
+    if "ledger" in app.env.metadata.get(page, {}):
+        app.add_js_file("ledger.js", loading_method="defer")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives with Sphinx."""
+    app.add_directive("ledger", Ledger)
+    app.add_directive("versions", Versions)
+    app.connect("config-inited", without_thebe)
+    app.connect("env-get-outdated", outdated)
+    app.connect("html-page-context", add_filter)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,96 @@
+r"""Least squares on a finite sample, exactly: expected loss and stability of SGD and MSGD under any law of the sampling vector.
+
+The losses are ``ℓ_i(θ) = ½ (x_iᵀθ − y_i)²``, so a step ``θ ← θ − η Σ_i W_i x_i (x_iᵀθ − y_i)`` is linear in θ, and the second moment of (θ, 1) after a step
+depends on the law of W only through its mean 1/n and its covariance aI + c11ᵀ. It is propagated here; no sample is drawn. Arrays of Fractions stay rational.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from support.sampling import Law
+
+
+def _moment_step(features, targets, law: Law, lr):
+    """The map of the second moment M of z = (θ, 1) under one step: ``M' = Ā M Āᵀ + η² (a Σ_i m_i z_i z_iᵀ + c n² ĝ-term)``."""
+    n, d = features.shape
+    if law.n != n:
+        raise ValueError(f"the law is for n = {law.n} samples, the data has {n}: give the law this number of samples")
+    exact = features.dtype == object
+    covariance = law.covariance
+    a, c, mean = (x if exact else float(x) for x in (covariance.a, covariance.c, law.mean))
+    # row i of residual gives the residual x_iᵀθ − y_i from z; row i of gradient is the direction in z-space along which its gradient moves
+    residual = np.concatenate([features, -targets[:, None]], axis=1)
+    gradient = np.concatenate([features, np.zeros((n, 1), dtype=features.dtype)], axis=1)
+    total = gradient.T @ residual
+    drift = np.array([[int(i == j) for j in range(d + 1)] for i in range(d + 1)], dtype=features.dtype) - lr * mean * total
+
+    def step(moment):
+        squared_residual = ((residual @ moment) * residual).sum(1)
+        noise = a * (gradient.T * squared_residual) @ gradient + c * total @ moment @ total.T
+        return drift @ moment @ drift.T + lr * lr * noise
+
+    return step, residual
+
+
+def expected_losses(features, targets, law: Law, lr, theta, steps: int) -> Iterator:
+    """Exact ``E L(θ_k)``, L the mean of the n losses, for k = 0 … steps, started at theta.
+
+    features: (n, d); targets: (n,); theta: (d,); arrays of Fractions with a Fraction ``lr`` give Fractions, O(n d²) a step.
+    Raises ValueError for a law of another n, shapes that do not fit, or steps < 0.
+    """
+    n, d = features.shape
+    if targets.shape != (n,) or np.shape(theta) != (d,):
+        raise ValueError(f"features of shape {features.shape} came with targets {targets.shape} and theta {np.shape(theta)}: they must be ({n},) and ({d},)")
+    if steps < 0:
+        raise ValueError(f"steps = {steps} is negative: give a number of steps ≥ 0")
+    step, residual = _moment_step(features, targets, law, lr)
+    start = np.append(theta, 1)
+    moment = np.outer(start, start)
+    for k in range(steps + 1):
+        yield ((residual @ moment) * residual).sum() / (2 * n)
+        if k < steps:
+            moment = step(moment)
+
+
+def growth(features, law: Law, lr: float) -> float:
+    """Spectral radius of the map of the second moment of θ − θ*, where all residuals vanish at θ*: the factor by which E|θ − θ*|² grows a step in the long run.
+
+    Needs a d(d+1)/2-dimensional eigenproblem; for small d.
+    """
+    features = np.asarray(features, dtype=float)
+    d = features.shape[1]
+    step, _ = _moment_step(features, np.zeros(len(features)), law, lr)
+    pairs = [(i, j) for i in range(d) for j in range(i, d)]
+    columns = []
+    for i, j in pairs:
+        basis = np.zeros((d + 1, d + 1))
+        basis[i, j] = basis[j, i] = 1.0
+        after = step(basis)
+        columns.append([after[r, s] for r, s in pairs])
+    return float(np.abs(np.linalg.eigvals(np.array(columns).T)).max())
+
+
+def stability_limit(features, law: Law) -> float:
+    """The largest learning rate at which second moments stay bounded on consistent data (every residual zero at θ*): the root of ``growth = 1``.
+
+    In one dimension, with m₂, m₄ the means of x² and x⁴: ``2m₂ / (m₂² + a n m₄ + c n² m₂²)``. Raises ValueError for data that is all zero.
+    """
+    from scipy.optimize import brentq
+
+    features = np.asarray(features, dtype=float)
+    largest = np.linalg.eigvalsh(features.T @ features / len(features)).max()
+    if not largest > 0:
+        raise ValueError("all features are zero: there is no learning rate at which anything happens")
+    if features.shape[1] == 1:
+        m2, m4, n = (features**2).mean(), (features**4).mean(), len(features)
+        return float(2 * m2 / (m2**2 + float(law.covariance.a) * n * m4 + float(law.covariance.c) * n**2 * m2**2))
+    # growth is convex in the learning rate and equals 1 at 0, so beyond a small rate it crosses 1 once; noise can only lower the limit 2/h₁ of GD
+    low, high = 1e-6 / largest, 2 / largest * (1 + 1e-9)
+    while growth(features, law, low) >= 1:
+        low /= 10
+        if low * largest < 1e-12:
+            raise ValueError("no stable learning rate was found: are some features zero in a direction?")
+    return float(brentq(lambda lr: growth(features, law, lr) - 1, low, high, xtol=1e-12 / largest))

@@ -1,0 +1,176 @@
+"""Matrix-free gradient operators against dense float64 references; what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from support.gradients import CoupledLossError, GradientMatrix
+from support.sampling import NAMES, FullBatch, GaussianCovariance, MiniBatch, by_name
+
+N = 13
+
+
+def cross_entropy(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+NETWORKS = {
+    "linear": lambda: nn.Linear(16, 3),
+    "tanh": lambda: nn.Sequential(nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3)),
+    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)),
+    "batch norm in eval mode": lambda: nn.Sequential(nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval(),
+    "group norm": lambda: nn.Sequential(nn.Linear(16, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)),
+    "frozen layer": lambda: nn.Sequential(nn.Linear(16, 6).requires_grad_(False), nn.Tanh(), nn.Linear(6, 3)),
+}
+
+
+def problem(network="tanh"):
+    torch.manual_seed(0)
+    model = NETWORKS[network]().double()
+    generator = torch.Generator().manual_seed(1)
+    return model, cross_entropy, torch.randn(N, 16, generator=generator, dtype=torch.float64), torch.randint(0, 3, (N,), generator=generator)
+
+
+def reference(model, loss, inputs, targets):
+    """The gradient matrix, one backward pass a sample."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    columns = []
+    for x, y in zip(inputs, targets, strict=True):
+        columns.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss(model(x[None]), y[None])[0], parameters)]))
+    return torch.stack(columns, 1)
+
+
+def close(ours, dense, rtol=1e-10):
+    torch.testing.assert_close(ours, dense, rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("chunk", [None, 1, 5])
+def test_products_with_the_gradient_matrix(network, chunk):
+    data = problem(network)
+    dense = reference(*data)
+    g = GradientMatrix(*data, chunk=chunk)
+    assert g.shape == tuple(dense.shape)
+    w, u = torch.randn(N, dtype=torch.float64), torch.randn(g.d, dtype=torch.float64)
+    close(g @ w, dense @ w)
+    close(g.transposed(u), dense.T @ u)
+    close(g.mean, dense.mean(1))
+    close(g.dense(), dense)
+    close(g.losses(), data[1](data[0](data[2]), data[3]).detach())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("replace", [True, False])
+def test_the_covariance_of_every_law(name, replace):
+    data = problem()
+    dense = reference(*data)
+    law = by_name(name.replace("B]", "5]").replace("]-B", "]-6"), N, 3, replace=replace)
+    expected = dense @ torch.tensor(law.covariance.dense()) @ dense.T
+    operator = GradientMatrix(*data, chunk=4).covariance(law)
+    several = torch.randn(operator.shape[0], 2, dtype=torch.float64)
+    close(operator @ several, expected @ several)
+    close(operator.dense(), expected)
+    close(operator.diagonal(), expected.diagonal())
+    close(operator.trace(), expected.trace())
+
+
+def test_fisher_and_equation_1_of_wu():
+    data = problem("convolution")
+    dense, g = reference(*data), GradientMatrix(*data)
+    fisher = dense @ dense.T / N
+    close(g.fisher().dense(), fisher)
+    mean = dense.mean(1)
+    close(g.covariance(MiniBatch(N, 4)).dense(), (fisher - torch.outer(mean, mean)) / 4)
+    assert torch.linalg.matrix_rank(g.covariance(MiniBatch(N, 4)).dense()) <= N - 1
+    assert not g.covariance(FullBatch(N, 4)).dense().any()
+
+
+@pytest.mark.parametrize("name", ["MSGD-Cov", "MSGD-Fisher"])
+def test_draws_and_estimates_have_the_covariance(name):
+    """Trace within its interval at level 1 - 1e-6, and all coordinates of the diagonal within theirs (level divided among them)."""
+    operator = GradientMatrix(*problem()).covariance(by_name(name, N, 3))
+    trace = operator.estimate_trace(300, torch.Generator().manual_seed(0), level=1 - 1e-6)
+    assert trace.low <= operator.trace() <= trace.high
+    assert trace.high - trace.low < operator.trace()
+    diagonal = operator.estimate_diagonal(300, torch.Generator().manual_seed(0), level=1 - 1e-6 / operator.shape[0])
+    assert ((diagonal.low <= operator.diagonal() + 1e-15) & (operator.diagonal() <= diagonal.high + 1e-15)).all()
+
+
+def test_an_interval_is_not_there_by_luck():
+    """A trace wrong by a factor 1.5 is outside the interval that holds the right one."""
+    operator = GradientMatrix(*problem()).covariance(GaussianCovariance(N, 3))
+    trace = operator.estimate_trace(2000, torch.Generator().manual_seed(0))
+    assert not trace.low <= 1.5 * operator.trace() <= trace.high
+
+
+def test_leading_eigenvectors_through_scipy():
+    from scipy.sparse.linalg import eigsh
+
+    data = problem()
+    dense = reference(*data)
+    operator = GradientMatrix(*data).covariance(MiniBatch(N, 2))
+    ours = eigsh(operator.to_scipy(), k=3, return_eigenvectors=False)
+    expected = torch.linalg.eigvalsh(dense @ torch.tensor(MiniBatch(N, 2).covariance.dense()) @ dense.T)[-3:]
+    close(torch.tensor(sorted(ours)), expected, rtol=1e-8)
+
+
+def test_theta_is_where_one_says():
+    model, loss, inputs, targets = problem()
+    theta = torch.cat([p.detach().flatten() for p in model.parameters()]) * 1.5
+    moved = GradientMatrix(model, loss, inputs, targets, theta=theta).mean
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    close(moved, GradientMatrix(model, loss, inputs, targets).mean)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: nn.BatchNorm1d(16), r"module '0' \(BatchNorm1d\) .* model.eval\(\) .* GroupNorm"),
+        (lambda: nn.BatchNorm1d(16, track_running_stats=False).eval(), "BatchNorm1d"),
+        (lambda: nn.Dropout(0.5), r"\(Dropout\) draws at random.*model.eval\(\)"),
+    ],
+)
+def test_coupled_losses_are_refused(layer, message):
+    _, loss, inputs, targets = problem()
+    model = nn.Sequential(layer(), nn.Linear(16, 3)).double()
+    with pytest.raises(CoupledLossError, match=message):
+        GradientMatrix(model, loss, inputs[:4], targets[:4])
+
+
+class Centred(nn.Module):
+    """Looks at its whole batch, but is no BatchNorm."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+def test_a_coupling_without_a_name_is_found():
+    _, loss, inputs, targets = problem()
+    with pytest.raises(CoupledLossError, match="changes by .* with the batch it is in"):
+        GradientMatrix(nn.Sequential(Centred(), nn.Linear(16, 3)).double(), loss, inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, f, x, y: GradientMatrix(m, nn.functional.cross_entropy, x, y), ValueError, r"shape \(\) for 4 samples.*not their mean"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x[:0], y[:0]), ValueError, "0 inputs .* at least one sample"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y[:3]), ValueError, "13 inputs came with 3 targets"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y, chunk=0), ValueError, "chunk = 0"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y, theta=torch.zeros(5)), ValueError, r"theta has shape \(5,\): it must be \(123,\)"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y) @ torch.ones(5), ValueError, r"weights has shape \(5,\): it must be \(13,\)"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).transposed(torch.ones(5)), ValueError, r"direction has shape \(5,\)"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher() @ torch.ones(5), ValueError, r"direction has shape \(5,\)"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).covariance(MiniBatch(5, 2)), ValueError, "n = 5 samples, the gradient matrix has 13"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().dense(limit_bytes=100), ValueError, "dense 123 x 123 .*operator @ u"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()), ValueError, "probes = 1"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x * float("inf"), y).mean, FloatingPointError, "123 of 123 numbers .* not finite"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call(*problem())
+    assert "\n" not in str(caught.value)

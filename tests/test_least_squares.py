@@ -1,0 +1,87 @@
+"""Exact second-moment propagation against brute-force enumeration in rationals, and stability limits."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from support.exact.least_squares import expected_losses, growth, stability_limit
+from support.sampling import Bernoulli, Compensated, FullBatch, GaussianCovariance, GaussianFisher, MiniBatch, Rademacher, SparseCovariance
+
+X = np.array([[1, 0], [1, 2], [-1, 1], [3, 1]], dtype=object) * Fraction(1)
+Y = np.array([1, 2, 0, 1], dtype=object) * Fraction(1)
+START = np.array([0, 1], dtype=object) * Fraction(1)
+
+
+def loss(theta):
+    return sum((X @ theta - Y) ** 2) / 8
+
+
+def enumerate_losses(law, lr, theta, steps):
+    """E L(θ_k) by following every path."""
+    total = Fraction(0)
+    if steps == 0:
+        return loss(theta)
+    for probability, w in law.atoms():
+        after = theta - lr * (X.T @ (np.array(w, dtype=object) * (X @ theta - Y)))
+        total += probability * enumerate_losses(law, lr, after, steps - 1)
+    return total
+
+
+@pytest.mark.parametrize("law", [MiniBatch(4, 2), MiniBatch(4, 3, replace=False), Bernoulli(4, 2), Rademacher(4, 1), FullBatch(4, 1)], ids=str)
+def test_propagation_equals_enumeration_in_rationals(law):
+    lr = Fraction(1, 10)
+    ours = list(expected_losses(X, Y, law, lr, START, 2))
+    assert ours == [enumerate_losses(law, lr, START, k) for k in range(3)]
+    assert all(isinstance(value, Fraction) for value in ours)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_laws_of_one_covariance_lie_on_one_curve(replace):
+    laws = [MiniBatch(4, 2, replace=replace), GaussianCovariance(4, 2, replace=replace)]
+    laws += [SparseCovariance(4, 2, 3, replace=replace), Compensated(4, 2, 4, replace=replace)]
+    curves = {tuple(expected_losses(X, Y, law, Fraction(1, 5), START, 4)) for law in laws}
+    assert len(curves) == 1
+
+
+def test_floats_agree_with_rationals():
+    exact = [float(v) for v in expected_losses(X, Y, GaussianFisher(4, 2), Fraction(1, 10), START, 20)]
+    ours = list(expected_losses(X.astype(float), Y.astype(float), GaussianFisher(4, 2), 0.1, START.astype(float), 20))
+    np.testing.assert_allclose(ours, exact, rtol=1e-12)
+
+
+def test_stability_limits_in_one_dimension():
+    x = np.array([[1.0], [2.0], [0.5], [1.5]])
+    m2, m4 = (x**2).mean(), (x**4).mean()
+    assert stability_limit(x, MiniBatch(4, 2)) == pytest.approx(2 * m2 / (m2**2 + (m4 - m2**2) / 2))
+    assert stability_limit(x, GaussianFisher(4, 2)) == pytest.approx(2 * m2 / (m2**2 + m4 / 2))
+    assert stability_limit(np.ones((4, 1)), GaussianFisher(4, 1)) == pytest.approx(1.0)  # identical samples: 2b/(b+1)
+    assert stability_limit(np.ones((4, 1)), MiniBatch(4, 1)) == pytest.approx(2.0)
+    assert growth(x, MiniBatch(4, 2), stability_limit(x, MiniBatch(4, 2))) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("law", [FullBatch(4, 2), MiniBatch(4, 2), GaussianFisher(4, 2), Bernoulli(4, 2)], ids=lambda law: law.name)
+def test_the_limit_separates_decay_from_growth(law):
+    """Consistent data, so that the loss itself decays below the limit and grows above it."""
+    features = X.astype(float)
+    consistent = features @ np.array([0.3, -0.7])
+    limit = stability_limit(features, law)
+    below, above = (list(expected_losses(features, consistent, law, factor * limit, np.array([2.0, 1.0]), 400)) for factor in (0.97, 1.03))
+    assert below[-1] < 1e-2 * below[0]
+    assert above[-1] > 1e2 * above[200]
+    assert growth(features, law, limit) == pytest.approx(1.0, abs=1e-8)
+    assert limit <= stability_limit(features, FullBatch(4, 2)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: list(expected_losses(X, Y, MiniBatch(5, 2), Fraction(1, 2), START, 1)), "n = 5 samples, the data has 4"),
+        (lambda: list(expected_losses(X, Y[:3], MiniBatch(4, 2), Fraction(1, 2), START, 1)), r"targets \(3,\)"),
+        (lambda: list(expected_losses(X, Y, MiniBatch(4, 2), Fraction(1, 2), START, -1)), "steps = -1"),
+        (lambda: stability_limit(np.zeros((4, 2)), MiniBatch(4, 2)), "all features are zero"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
