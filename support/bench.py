@@ -160,7 +160,10 @@ def measure(name: str) -> dict:
 
 
 def step_ratio(samples: int, law: str, pairs: int) -> dict:
-    """MSGD step / plain step of the same samples, measured in alternating pairs: median ratio and its quartiles."""
+    """MSGD step / plain step of the same samples, measured in alternating pairs with one thread: median ratio and its quartiles."""
+    import torch
+
+    torch.set_num_threads(1)  # a second thread that waits for a busy core would be most of what is measured
     model, inputs, targets, generator = _problem(samples)
     routes = [_msgd(law)(model, inputs, targets, generator), _plain(model, inputs, targets, generator)]
     ratios = []
@@ -206,7 +209,7 @@ n = {n} images with {threads} threads; each route runs in a process of its own. 
 ## A step against a plain step
 
 The floor of a multiplicative step is one step of ordinary training on the same samples: it draws n random numbers more, and nothing else.
-Steps alternate between the two loops, so that a busy machine slows both.
+Steps alternate between the two loops, so that a busy machine slows both; they use one thread.
 
 | samples | MSGD-Cov step / plain step | quartiles | goal |
 |---|---|---|---|

@@ -138,7 +138,12 @@ def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str
     if file is not None and Path(file).suffix in (".yaml", ".yml", ".json"):
         if not Path(file).is_file():
             raise InputError(f"no parameter file {file!r}: give a YAML or JSON mapping of names to values")
-        content = page.load_sets(Path(file))
+        import yaml
+
+        try:
+            content = page.load_sets(Path(file))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"parameter file {file!r} is no YAML: {str(error).splitlines()[0]}; write lines such as `b: 25`") from None
         if not isinstance(content, dict):
             raise InputError(f"parameter file {file!r} holds no mapping: write lines such as `b: 25`")
         found |= content

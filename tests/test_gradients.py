@@ -128,7 +128,7 @@ def test_theta_is_where_one_says():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (lambda: nn.BatchNorm1d(16), r"module '0' \(BatchNorm1d\) .* model.eval\(\) .* GroupNorm"),
+        (lambda: nn.BatchNorm1d(16), r"module '0' \(BatchNorm1d\) .* model\.eval\(\) .* GroupNorm"),
         (lambda: nn.BatchNorm1d(16, track_running_stats=False).eval(), "BatchNorm1d"),
         (lambda: nn.Dropout(0.5), r"\(Dropout\) draws at random.*model.eval\(\)"),
     ],
@@ -149,7 +149,7 @@ class Centred(nn.Module):
 
 def test_a_coupling_without_a_name_is_found():
     _, loss, inputs, targets = problem()
-    with pytest.raises(CoupledLossError, match="changes by .* with the batch it is in"):
+    with pytest.raises(CoupledLossError, match=r"changes by .* with the batch it is in"):
         GradientMatrix(nn.Sequential(Centred(), nn.Linear(16, 3)).double(), loss, inputs, targets)
 
 

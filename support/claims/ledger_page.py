@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -108,12 +107,12 @@ class Ledger(SphinxDirective):
         head = nodes.paragraph(classes=["claim-head"])
         for text, style in ((verdict, "claim-verdict"), (claim.id, "claim-id"), (claim.where, "claim-where")):
             head += [nodes.inline(text, text, classes=[style]), nodes.Text(" ")]
-        box += [head, self._text(claim.statement, "claim-statement")]
+        box += [head, _text(claim.statement, "claim-statement")]
         if claim.truth:
             fails = (verdict if evidence else claim.expected) in ("corrected", "refuted", "not reproduced")
-            box += self._text(claim.truth, "claim-truth", "What is true." if fails else "More exactly.")
+            box += _text(claim.truth, "claim-truth", "What is true." if fails else "More exactly.")
         if claim.reason:
-            box += self._text(claim.reason, "claim-reason", "Why there is no check.")
+            box += _text(claim.reason, "claim-reason", "Why there is no check.")
         for item in evidence:
             box += self._evidence(claim, item)
         return box
@@ -123,7 +122,7 @@ class Ledger(SphinxDirective):
         uri = self.env.app.builder.get_relative_uri(self.env.docname, item.document) + "#" + anchor(claim.id, "check")
         line = nodes.paragraph(classes=["claim-source"])
         line += [nodes.Text("Checked on "), nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True)]
-        part += [line, *([self._text(verdict["note"], "claim-note")] if verdict["note"] else [])]
+        part += [line, *([_text(verdict["note"], "claim-note")] if verdict["note"] else [])]
         rows = verdict["rows"]
         columns = [(key, heading) for key, heading in (("case", ""), *_COLUMNS) if any(key in row for row in rows)]
         # an equality is the usual relation; another one is said between the quantities it compares
@@ -131,17 +130,6 @@ class Ledger(SphinxDirective):
         headings = [relation + heading if key in ("printed", "true") else heading for key, heading in columns]
         part += _table([headings, *([str(row.get(key, "")) for key, _ in columns] for row in rows)], "claim-numbers")
         return part
-
-    def _text(self, text: str, style: str, lead: str = "") -> nodes.Node:
-        """A text of the ledger as a paragraph, read as the book's own Markdown, so that its formulas are formulas."""
-        holder = nodes.Element()
-        self.state.nested_parse(StringList([text], source="ledger"), 0, holder)
-        paragraph = nodes.paragraph(classes=[style])
-        if lead:
-            paragraph += [nodes.strong(lead, lead), nodes.Text(" ")]
-        for k, child in enumerate(holder.children):
-            paragraph += [*([nodes.Text(" ")] if k else []), *(child.children if isinstance(child, nodes.paragraph) else [child])]
-        return paragraph
 
 
 class Versions(SphinxDirective):
@@ -159,6 +147,14 @@ class Versions(SphinxDirective):
             if _canonical(name) not in pins:
                 _LOG.warning(f"{name}: constraints.txt does not pin it", location=self.get_location(), type="ledger")
         return [_table([["package", "version"], *([name, pins.get(_canonical(name), "")] for name in wanted)], "versions")]
+
+
+def _text(text: str, style: str, lead: str = "") -> nodes.Node:
+    """A text of the ledger as a paragraph: plain words, and formulas between dollars, as `support.claims.box.math_html` reads them."""
+    paragraph = nodes.paragraph(classes=[style])
+    paragraph += [nodes.strong(lead, lead), nodes.Text(" ")] if lead else []
+    paragraph += [nodes.math(piece, piece) if k % 2 else nodes.Text(piece) for k, piece in enumerate(re.split(r"\$([^$]+)\$", text))]
+    return paragraph
 
 
 def _canonical(name: str) -> str:

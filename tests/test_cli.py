@@ -1,0 +1,97 @@
+"""The command line: what it does, and what it refuses before any work."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from support import book
+from support.__main__ import main
+
+
+@pytest.fixture
+def refused(capsys):
+    """Call the command line, expect a refusal, and return its one line."""
+
+    def call(*words):
+        assert main([str(word) for word in words]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", [("run",), ("batch", "-p", "seed=1..2")])
+def test_bad_notebooks_and_folders_are_refused(refused, tiny, tmp_path, command):
+    name, *axes = command
+    out = tmp_path / "out"
+    assert "no notebook at" in refused(name, tmp_path / "none.ipynb", *axes, "-o", out)
+    (tmp_path / "broken.ipynb").write_text("{}", encoding="utf-8")
+    assert "is not a notebook" in refused(name, tmp_path / "broken.ipynb", *axes, "-o", out)
+    assert "has no parent folder: make" in refused(name, tiny, *axes, "-o", out / "deep" / "er")
+    (tmp_path / "file").touch()
+    assert "is a file: name another folder" in refused(name, tiny, *axes, "-o", tmp_path / "file")
+    assert "cannot be written" in refused(name, tiny, *axes, "-o", "/proc/self/out")
+    assert "no parameter file" in refused(name, tiny, *axes, "-f", tmp_path / "none.yaml", "-o", out)
+    (tmp_path / "list.yaml").write_text("[1, 2]", encoding="utf-8")
+    assert "holds no mapping" in refused(name, tiny, *axes, "-f", tmp_path / "list.yaml", "-o", out)
+    (tmp_path / "half.yaml").write_text("b: [1", encoding="utf-8")
+    assert "is no YAML" in refused(name, tiny, *axes, "-f", tmp_path / "half.yaml", "-o", out)
+    assert "is no set of parameters" in refused(name, tiny, *axes, "-f", "quick", "-o", out)
+    assert not out.exists()
+
+
+def test_bad_parameters_are_refused(refused, tiny, tmp_path):
+    out = tmp_path / "out"
+    assert "no parameter 'c': it has b, seed, rate, name" in refused("run", tiny, "-p", "c", "1", "-o", out)
+    assert "b = 2.5 of page 'tiny' is of type float: give int" in refused("run", tiny, "-p", "b", "2.5", "-o", out)
+    assert "no parameter 'c'" in refused("batch", tiny, "-p", "c=1", "-o", out)
+    assert "b = 'x'" in refused("batch", tiny, "-p", "b=1,x", "-o", out)
+    assert "axis 'b' is malformed" in refused("batch", tiny, "-p", "b", "-o", out)
+    assert "the grid is empty" in refused("batch", tiny, "-o", out)
+    assert "jobs = 0" in refused("batch", tiny, "-p", "b=1", "-o", out, "-j", "0")
+    assert "the page's own" in refused("run", tiny, "-o", tiny.parent)
+    assert not out.exists()
+
+
+def test_a_book_is_wanted_where_there_is_none(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("book", "notebooks", "smoke"):
+        assert "run this in the root of the book" in refused(command)
+
+
+def test_a_run_writes_notebook_and_html(tiny, tmp_path, capfd):
+    (tmp_path / "given.yaml").write_text("b: 4\nrate: 1e-3\n", encoding="utf-8")
+    assert main(["run", str(tiny), "-f", str(tmp_path / "given.yaml"), "-p", "b", "8", "-o", str(tmp_path / "out")]) == 0
+    path = tmp_path / "out" / "tiny__b=8__rate=1e-3.ipynb"
+    assert nbformat.read(path, 4).cells[-1].outputs[0].text == "8 0.001\n"
+    assert "8 0.001" in path.with_suffix(".html").read_text(encoding="utf-8")
+    assert str(path.with_suffix(".html")) in capfd.readouterr().out
+
+
+def test_a_failed_run_says_so(tmp_path, capfd):
+    from conftest import write_page
+
+    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "1 / b", parameters="b = 1")
+    assert main(["run", str(page), "-p", "b", "0", "-o", str(tmp_path)]) == 1
+    said = capfd.readouterr().err
+    assert "failed: p: cell `1 / b` failed: ZeroDivisionError" in said
+    assert "p__b=0.failed.ipynb" in said
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(*_):
+        raise ValueError("not a refusal of ours")
+
+    monkeypatch.setattr(book, "build", broken)
+    with pytest.raises(ValueError, match="not a refusal"):
+        main(["book"])
+
+
+def test_help_is_immediate():
+    code = "import sys; from support.__main__ import parser; parser().format_help(); assert not {'numpy', 'nbformat', 'papermill', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,58 @@
+"""The README's commands run, but for `make` targets and servers."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path):
+    """Each command as written, except that its results go to a folder of the test's own."""
+    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    words[words.index("-o") + 1] = str(tmp_path / "results")
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "results").glob("*.html"))
+
+
+def test_six_lines_on_ones_own_model():
+    torch.manual_seed(0)
+    dataset = torch.utils.data.TensorDataset(torch.randn(2000, 4), torch.randint(0, 3, (2000,)))
+    model = torch.nn.Linear(4, 3)
+    before = model.weight.detach().clone()
+    names = {
+        "dataset": dataset,
+        "loader": torch.utils.data.DataLoader(dataset, batch_size=500, shuffle=True, drop_last=True),
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+    }
+    (program,) = blocks("python")
+    exec(program, names)
+    assert torch.isfinite(model.weight).all()
+    assert (model.weight != before).any()
+    # the weights it used: mean 1/B, sum one, the variance that turns batches of 500 into batches of 50
+    weights = names["law"].slot_weights(4000, names["generator"])
+    assert weights.mean().item() == pytest.approx(1 / 500, rel=1e-3)
+    assert weights.sum(1).numpy() == pytest.approx(1, abs=1e-5)
+    assert weights.var(0).mean().item() == pytest.approx((500 - 50) / (50 * 500 * 499) * (1 - 1 / 500), rel=0.01)
+
+
+def test_commands_are_there():
+    assert any(" run " in command for command in COMMANDS)
+    assert any(" batch " in command for command in COMMANDS)
