@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.experiments import command as experiments
+
 
 def _run(options) -> int:
     from support import batch
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     for sub in (grid, book, notebooks, smoke):
         sub.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="processes, of one thread each (default: 2)")
     command("bench", _bench, "measure how fast the package runs")
+    experiments.add(commands)
     return top
 
 

@@ -82,17 +82,3 @@ def dependencies() -> dict[str, list[str]]:
     """What this process has used so far: support's modules, ledger entries, records."""
     modules = sorted(name for name in sys.modules if name == "support" or name.startswith("support."))
     return {"modules": modules, **{kind: sorted(names) for kind, names in _used.items()}}
-
-
-def glue(name: str, value, *, show: bool = True) -> None:
-    """Make a number, text or figure of this page citable on others by ``{glue}``, and show it here unless ``show=False``.
-
-    A number is glued as a Python float, because a numpy or torch scalar with a format renders empty. Needs IPython, not the book's renderer.
-    """
-    from IPython.core.formatters import format_display_data
-    from IPython.display import display
-
-    value = float(value) if isinstance(value, Real) and not isinstance(value, (bool, int)) else value
-    bundle, metadata = format_display_data(value)
-    prefix = "" if show else "application/papermill.record/"
-    display({prefix + kind: data for kind, data in bundle.items()}, raw=True, metadata=metadata | {"scrapbook": {"name": name, "mime_prefix": prefix}})

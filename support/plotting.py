@@ -40,7 +40,7 @@ _STYLE = {
     "savefig.dpi": 110,
     "font.size": 10.5,
     "axes.titlesize": 11.5,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.labelcolor": INK,

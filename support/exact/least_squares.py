@@ -74,23 +74,33 @@ def growth(features, law: Law, lr: float) -> float:
 
 
 def stability_limit(features, law: Law) -> float:
-    """The largest learning rate at which second moments stay bounded on consistent data (every residual zero at θ*): the root of ``growth = 1``.
+    """The largest learning rate at which second moments stay bounded, one eigenproblem in O(n d²) a product: ``1 / ρ(𝓛⁻¹𝒩)``.
 
+    A step takes M = E (θ−θ*)(θ−θ*)ᵀ to ``M − η 𝓛(M) + η² 𝒩(M)``, with ``𝓛(M) = HM + MH`` and ``𝒩(M) = (1 + c n²) HMH + a Σ_i x_i x_iᵀ (x_iᵀ M x_i)``. Both
+    preserve positivity (𝓛 in its inverse), so the step contracts if and only if η 𝓛⁻¹𝒩 has spectral radius ρ below 1. Directions without data do not count.
     In one dimension, with m₂, m₄ the means of x² and x⁴: ``2m₂ / (m₂² + a n m₄ + c n² m₂²)``. Raises ValueError for data that is all zero.
     """
-    from scipy.optimize import brentq
+    from scipy.sparse.linalg import LinearOperator, eigsh
 
     features = np.asarray(features, dtype=float)
-    largest = np.linalg.eigvalsh(features.T @ features / len(features)).max()
-    if not largest > 0:
+    n, d = features.shape
+    if law.n != n:
+        raise ValueError(f"the law is for n = {law.n} samples, the data has {n}: give the law this number of samples")
+    curvature, axes = np.linalg.eigh(features.T @ features / n)
+    if not curvature[-1] > 0:
         raise ValueError("all features are zero: there is no learning rate at which anything happens")
-    if features.shape[1] == 1:
-        m2, m4, n = (features**2).mean(), (features**4).mean(), len(features)
-        return float(2 * m2 / (m2**2 + float(law.covariance.a) * n * m4 + float(law.covariance.c) * n**2 * m2**2))
-    # growth is convex in the learning rate and equals 1 at 0, so beyond a small rate it crosses 1 once; noise can only lower the limit 2/h₁ of GD
-    low, high = 1e-6 / largest, 2 / largest * (1 + 1e-9)
-    while growth(features, law, low) >= 1:
-        low /= 10
-        if low * largest < 1e-12:
-            raise ValueError("no stable learning rate was found: are some features zero in a direction?")
-    return float(brentq(lambda lr: growth(features, law, lr) - 1, low, high, xtol=1e-12 / largest))
+    seen = curvature > curvature[-1] * d * np.finfo(float).eps
+    h, x = curvature[seen], features @ axes[:, seen]
+    a, c = float(law.covariance.a), float(law.covariance.c)
+    # in the eigenbasis of H, 𝓛 multiplies entry ij by h_i + h_j; dividing by its root on both sides leaves a symmetric operator
+    root = np.sqrt(np.add.outer(h, h))
+
+    def product(vector):
+        moment = vector.reshape(root.shape) / root
+        along = ((x @ moment) * x).sum(1)
+        return (((1 + c * n * n) * np.outer(h, h) * moment + a * (x.T * along) @ x) / root).ravel()
+
+    if root.size <= 16:  # too small for Lanczos
+        return float(1 / np.linalg.eigvalsh(np.array([product(unit) for unit in np.eye(root.size)])).max())
+    operator = LinearOperator((root.size, root.size), matvec=product, dtype=float)
+    return float(1 / eigsh(operator, k=1, which="LA", v0=np.eye(len(h)).ravel(), return_eigenvectors=False)[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ class RecordError(ValueError):
 
 
 def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: dict | None = None, device: str = "cpu") -> Path:
-    """Write a record atomically (a file beside it, then a rename) and return its path. 
+    """Write a record atomically (a file beside it, then a rename) and return its path.
 
     Raises RecordError if the folder cannot be written, ValueError for a number that is not finite (JSON has none).
     """
@@ -31,17 +32,36 @@ def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: 
     record = {"config": config, "curves": curves or {}, "final": final, "provenance": provenance(wall_s, device)}
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        write_bytes(path, (text + "\n").encode())
+    except OSError as error:
+        raise RecordError(f"record {path} cannot be written ({error.strerror}): choose a folder that exists and has room") from error
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one piece: a file beside it, synced, then renamed. If that fails (OSError) the old file is as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         os.replace(name, path)
-    except OSError as error:
-        raise RecordError(f"record {path} cannot be written ({error.strerror}): choose a folder that exists and has room") from error
-    return path
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def run_name(preset: str, scale: str, method: str, seed: int) -> str:
+    """Where the record of a run stands in the folder of records, without its suffix, such as ``wu.fig1a/paper/msgd-cov-seed1``.
+
+    Brackets have no place in file names: MSGD-[Fisher-10] is msgd-sparse-fisher-10, and [MSGD-Fisher]-10 is msgd-compensated-fisher-10.
+    """
+    slug = re.sub(r"^msgd-\[(.+)\]$", r"msgd-sparse-\1", method.lower())
+    slug = re.sub(r"^\[msgd-(.+)\]-(\d+)$", r"msgd-compensated-\1-\2", slug)
+    return f"{preset}/{scale}/{slug}-seed{seed}"
 
 
 def read(path: Path | str) -> dict:
@@ -64,8 +84,22 @@ def load(name: str) -> dict:
     return read(Path.cwd().parent / "records" / f"{name}.json")
 
 
+def load_all(pattern: str) -> dict[str, dict]:
+    """The records that match, such as ``wu.fig1a/paper/*``, by name, called from a page's folder; notes that the page uses the folder, so also what is added.
+
+    Raises RecordError if none matches.
+    """
+    root = Path.cwd().parent / "records"
+    found = {path.relative_to(root).as_posix().removesuffix(".json"): read(path) for path in sorted(root.glob(f"{pattern}.json"))}
+    if not found:
+        raise RecordError(f"no record matches {pattern} in {root}: run the command that makes them (the page names it)")
+    for folder in {name.rpartition("/")[0] or name for name in found}:
+        page.used("records", folder)
+    return found
+
+
 def provenance(wall_s: float, device: str = "cpu") -> dict:
-    """Commit (with ``+changes`` if the tree differs from it), device, versions and wall time in seconds."""
+    """Commit (with ``+changes`` if the tree differs from it), device, threads, versions and wall time in seconds."""
     import numpy
     import torch
 
@@ -75,6 +109,7 @@ def provenance(wall_s: float, device: str = "cpu") -> dict:
     return {
         "commit": commit + ("+changes" if changed else ""),
         "device": device,
+        "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0], "numpy": numpy.__version__},
         "wall_s": round(wall_s, 3),
     }

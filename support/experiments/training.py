@@ -1,0 +1,246 @@
+r"""The trainer of every experiment: ``θ ← θ − η (∇𝓛(θ) W + extra)`` for any law of W, any torch optimiser and schedule.
+
+Full-batch, large-batch and mini-batch methods differ in the law alone: samples of weight zero are not evaluated, the others pass in chunks that fit the
+processor's cache. Two losses are logged apart: the noise-weighted ``Σ W_i ℓ_i`` that was differentiated, and the mean of the ℓ_i behind it. Every method is
+judged on the same fixed images, in evaluation mode, at the same steps.
+
+A run writes checkpoints; killed and started again, it goes on from the last one, and on a CPU with the same number of threads ends with the numbers of an
+unbroken run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from support.experiments import checkpoints
+from support.sampling import Law
+
+PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Additive = Callable[[torch.nn.Module, torch.Generator], None]
+
+CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "step_loss", "weighted_loss")
+_JUDGED_AT_ONCE = 500
+
+
+class TrainingError(ValueError):
+    """A run that cannot start, go on or be resumed; the message names the value and the remedy."""
+
+
+class Diverged(TrainingError):
+    """A loss that is not finite; the message has the step, the law and the learning rate."""
+
+
+def differences(there: dict, here: dict) -> str:
+    """In what two configurations differ, for a message; empty if in nothing."""
+    return ", ".join(f"{key} = {there.get(key)!r}, now {here.get(key)!r}" for key in sorted(there | here) if there.get(key) != here.get(key))
+
+
+def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats of each sample: logits (m, classes), labels (m,), losses (m,)."""
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs and labels on one device. watched: how many test images, the first ones, are judged during the run; all of them are at its end."""
+
+    train: tuple[torch.Tensor, torch.Tensor]
+    test: tuple[torch.Tensor, torch.Tensor]
+    watched: int
+
+    @classmethod
+    def on(cls, device: str, train, test, watched: int) -> Data:
+        """Arrays or tensors (inputs, labels), images with their channels last in memory, which is what convolutions are fast with."""
+
+        def move(part):
+            inputs, labels = (torch.as_tensor(array, device=device) for array in part)
+            return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs, labels
+
+        return cls(move(train), move(test), min(watched, len(test[0])))
+
+
+@dataclass
+class Run:
+    """What a run gives: ``curves`` (see `CURVES`), ``final`` numbers on all images, and the seconds it took, over all its parts if it was resumed."""
+
+    curves: dict[str, list]
+    final: dict[str, float]
+    wall_s: float
+
+
+class Trainer:
+    """One run.
+
+        trainer = Trainer(model, optimizer, by_name("MSGD-Cov", n=1000, b=50), data, generator=torch.Generator().manual_seed(1))
+        run = trainer.run(steps=10_000, checkpoint=Path("run.pt"))
+
+    law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which draws W, so that a device sees the
+    noise that the CPU sees.  loss: per-sample losses.  chunk: samples of one forward and backward pass.  schedule: a torch learning-rate schedule of the
+    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        law: Law,
+        data: Data,
+        *,
+        generator: torch.Generator,
+        loss: PerSampleLoss = cross_entropy,
+        chunk: int = 200,
+        schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+        additive: Additive | None = None,
+    ):
+        if law.n != len(data.train[0]):
+            raise TrainingError(f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the number of samples")
+        if chunk < 1:
+            raise TrainingError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1")
+        self.model, self.optimizer, self.law, self.data = model, optimizer, law, data
+        self.generator, self.loss, self.chunk, self.schedule, self.additive = generator, loss, chunk, schedule, additive
+        self.device = data.train[0].device
+        # a check of the loss waits for a device, so there it is made once in a while; the sums it looks at stay non-finite once they are
+        self.check_every = 1 if self.device.type == "cpu" else 50
+        self.steps_done = 0
+        self.seconds = 0.0
+        self.curves: dict[str, list] = {name: [] for name in CURVES}
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def run(
+        self,
+        steps: int,
+        *,
+        evaluate_every: int = 200,
+        checkpoint: Path | None = None,
+        save_every_s: float = 30.0,
+        name: str = "",
+        show: bool | None = None,
+        identity: dict | None = None,
+    ) -> Run:
+        """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all images.
+
+        save_every_s: seconds between checkpoints (0: after every step).  name, show: progress bar's title; None shows it on a terminal only.
+        identity: what the run is, stored in the checkpoint; a checkpoint of another run is refused.
+        Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
+        """
+        if steps < 1 or evaluate_every < 1:
+            raise TrainingError(f"steps = {steps} and evaluate_every = {evaluate_every} make no run: give at least 1")
+        started = time.perf_counter() - self._resume(checkpoint, identity or {}, steps)
+        if not self.curves["step"]:
+            self._evaluate()
+        saved = time.perf_counter()
+        with tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=None if show is None else not show) as bar:
+            while self.steps_done < steps:
+                self._step()
+                bar.update()
+                if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
+                    self._evaluate()
+                    bar.set_postfix(loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}")
+                if checkpoint and time.perf_counter() - saved >= save_every_s:
+                    self.seconds = time.perf_counter() - started
+                    self._check()
+                    checkpoints.save(checkpoint, self._state(identity or {}))
+                    saved = time.perf_counter()
+        final = {"steps": steps, **self._judge("train", *self.data.train), **self._judge("test", *self.data.test), "tested": len(self.data.test[0])}
+        self.seconds = time.perf_counter() - started
+        return Run(self.curves, final, self.seconds)
+
+    # --- a step -----------------------------------------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        inputs, targets = self.data.train
+        weights = self.law.sample(None, self.generator)
+        if self.law.sparse:
+            kept = weights.nonzero().squeeze(1)
+            # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
+            kept = kept if len(kept) else kept.new_zeros(1)
+            weights, kept = weights[kept], kept.to(self.device)
+            inputs, targets = inputs[kept], targets[kept]
+        weights = weights.to(self.device, inputs.dtype)
+        self.optimizer.zero_grad(set_to_none=True)
+        for start in range(0, len(inputs), self.chunk):
+            part = slice(start, start + self.chunk)
+            losses = self.loss(self.model(inputs[part]), targets[part])
+            weighted = torch.dot(weights[part], losses)
+            weighted.backward()
+            self.sums += torch.stack((weighted.detach(), losses.detach().sum() / len(inputs)))
+        if self.steps_done % self.check_every == 0:
+            self._check()
+        if self.additive is not None:
+            self.additive(self.model, self.generator)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        self.steps_done += 1
+
+    def _check(self) -> None:
+        if not torch.isfinite(self.sums).all():
+            rates = ", ".join(f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups}))
+            raise Diverged(f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: lower the rate or the noise")
+
+    # --- judging ----------------------------------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _judge(self, name: str, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Mean loss and accuracy (a fraction) in evaluation mode."""
+        training = self.model.training
+        self.model.eval()
+        total, correct = torch.zeros((), dtype=torch.float64, device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        for start in range(0, len(inputs), _JUDGED_AT_ONCE):
+            part = slice(start, start + _JUDGED_AT_ONCE)
+            outputs = self.model(inputs[part])
+            total += self.loss(outputs, targets[part]).sum(dtype=torch.float64)
+            correct += (outputs.argmax(1) == targets[part]).sum()
+        self.model.train(training)
+        return {f"{name}_loss": float(total) / len(inputs), f"{name}_accuracy": int(correct) / len(inputs)}
+
+    def _evaluate(self) -> None:
+        """One more point of the curves; the two logged losses are means over the steps since the last point."""
+        self._check()
+        inputs, targets = self.data.test
+        since = self.steps_done - (self.curves["step"][-1] if self.curves["step"] else 0)
+        weighted, clean = (self.sums / since).tolist() if since else (None, None)
+        point = {"step": self.steps_done, "step_loss": clean, "weighted_loss": weighted, **self._judge("train", *self.data.train)}
+        point |= self._judge("test", inputs[: self.data.watched], targets[: self.data.watched])
+        if not math.isfinite(point["train_loss"] + point["test_loss"]):
+            self.sums.fill_(math.nan)
+            self._check()
+        for key in CURVES:
+            self.curves[key].append(point[key])
+        self.sums.zero_()
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------------------------------------
+
+    def _state(self, identity: dict) -> dict:
+        state = {"identity": identity, "steps_done": self.steps_done, "seconds": self.seconds, "curves": self.curves, "sums": self.sums}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        # torch's own generators too: a model with dropout draws from them
+        state |= {"torch": torch.get_rng_state(), "device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None}
+        return state | {"schedule": self.schedule.state_dict() if self.schedule is not None else None}
+
+    def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> float:
+        """Take up the state in a checkpoint, if there is one; returns the seconds spent before it."""
+        state = checkpoints.load(checkpoint, str(self.device)) if checkpoint else None
+        if state is None:
+            return 0.0
+        if changed := differences(state["identity"], identity):
+            raise TrainingError(f"checkpoint {checkpoint} is of another run ({changed}): delete it to start this one")
+        if state["steps_done"] > steps:
+            raise TrainingError(f"checkpoint {checkpoint} has done {state['steps_done']} steps, more than steps = {steps}: ask for more steps, or delete it")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["torch"].cpu())
+        if state["device"] is not None:
+            torch.cuda.set_rng_state(state["device"].cpu(), self.device)
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.steps_done, self.curves, self.sums = state["steps_done"], state["curves"], state["sums"].to(self.device)
+        return state["seconds"]

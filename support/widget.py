@@ -1,0 +1,328 @@
+r"""The zoo of noise classes as one table of recipes, and an interactive picture of it that needs no network and no library.
+
+Ten laws of `support.sampling`, one recipe: pick slots, give each the same weight, add noise to it, centre the noise or not.
+
+    W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
+
+Everything that the picture's script uses is evaluated here, in fractions, for every n, b and class that its controls can reach; the script looks numbers up.
+"""
+
+from __future__ import annotations
+
+import html as _html
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from support.plotting import BLUE, VERMILION
+from support.sampling import (
+    Bernoulli,
+    Compensated,
+    Exchangeable,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    Law,
+    MiniBatch,
+    Rademacher,
+    SparseCovariance,
+    SparseFisher,
+    by_name,
+)
+
+# the left column of the zoo has weights that sum to one, the right column their counterparts that do not
+ZOO = (
+    ("SGD", "MSGD-Bernoulli"),
+    ("MSGD-Cov", "MSGD-Fisher"),
+    ("MSGD-[Cov-B]", "MSGD-[Fisher-B]"),
+    ("[MSGD-Cov]-B", "[MSGD-Fisher]-B"),
+    ("GD", "M-SGD-Rademacher"),
+)
+NAMES = tuple(pair[column] for column in (0, 1) for pair in ZOO)
+AGREEMENTS = ("whole matrix", "all but the sum", "diagonal only", "nothing")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a law makes its weights, in fractions.
+
+    floor: weight of every sample before anything is picked.  pick: the slots are "all" samples, a "subset", "draws" with replacement, or "coins" (every
+    sample with probability size/n).  size: number of slots (for coins, the expected one).  slot, variance: mean and variance of the weight that a slot adds.
+    noise: "none", "gauss" or "signs".  centred: whether the mean of the slots' noise is subtracted.
+    """
+
+    n: int
+    floor: Fraction
+    pick: str
+    size: int
+    slot: Fraction = Fraction(0)
+    variance: Fraction = Fraction(0)
+    noise: str = "none"
+    centred: bool = False
+
+    @property
+    def mean(self) -> Fraction:
+        """Mean of a weight: ``floor + slot · size/n``."""
+        return self.floor + self.slot * Fraction(self.size, self.n)
+
+    @property
+    def covariance(self) -> Exchangeable:
+        """``slot² Var[N] + σ² (E diag N − [E N Nᵀ/size])``, where N counts the slots of every sample."""
+        n, p = self.n, Fraction(self.size, self.n)
+        counts = {
+            "all": (Fraction(0), Fraction(0)),
+            "subset": (p * (1 - p) * Fraction(n, n - 1), -p * (1 - p) / (n - 1)),
+            "draws": (p, -p / n),
+            "coins": (p * (1 - p), Fraction(0)),
+        }
+        a, c = counts[self.pick]
+        centring = Fraction(1, self.size) if self.centred else 0
+        return Exchangeable(n, self.slot**2 * a + self.variance * (p - centring * a), self.slot**2 * c - self.variance * centring * (c + p**2))
+
+    def picks(self) -> Iterator[tuple[Fraction, tuple[int, ...]]]:
+        """Every pick as (probability, number of slots of each sample): 1, C(n, size), C(n + size − 1, size) or 2^n of them."""
+        n, size = self.n, self.size
+        if self.pick == "all":
+            yield Fraction(1), (1,) * n
+        elif self.pick == "coins":
+            p = Fraction(size, n)
+            for on in itertools.product((0, 1), repeat=n):
+                yield p ** sum(on) * (1 - p) ** (n - sum(on)), on
+        elif self.pick == "subset":
+            for chosen in itertools.combinations(range(n), size):
+                yield Fraction(1, math.comb(n, size)), tuple(int(i in chosen) for i in range(n))
+        else:
+            for drawn in itertools.combinations_with_replacement(range(n), size):
+                counts = tuple(drawn.count(i) for i in range(n))
+                yield Fraction(math.factorial(size), n**size * math.prod(map(math.factorial, counts))), counts
+
+
+def recipe(law: Law) -> Recipe:
+    """The recipe of one of the ten laws. Raises TypeError for any other."""
+    n, b, mean = law.n, law.b, law.mean
+    drawn = "draws" if law.replace else "subset"
+    match law:
+        case MiniBatch():
+            return Recipe(n, Fraction(0), drawn, b, slot=Fraction(1, b))
+        case Bernoulli():
+            return Recipe(n, Fraction(0), "coins", b, slot=Fraction(1, b))
+        case FullBatch():
+            return Recipe(n, mean, "all", n)
+        case Compensated():
+            return Recipe(n, Fraction(0), drawn, law.B, Fraction(1, law.B), Fraction(law.tau_squared), "gauss", law.kind == "covariance")
+        case SparseFisher():
+            return Recipe(n, mean, "subset", law.B, variance=Fraction(1, b * law.B), noise="gauss")
+        case SparseCovariance():
+            return Recipe(n, mean, "subset", law.B, variance=law.sgd_covariance.a * Fraction(n - 1, law.B - 1), noise="gauss", centred=True)
+        case GaussianCovariance():
+            return Recipe(n, mean, "all", n, variance=law.sgd_covariance.a, noise="gauss", centred=True)
+        case GaussianFisher() | Rademacher():
+            return Recipe(n, mean, "all", n, variance=Fraction(1, b * n), noise="signs" if isinstance(law, Rademacher) else "gauss")
+    raise TypeError(f"{type(law).__name__} has no recipe here: use one of {', '.join(NAMES)}")
+
+
+def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]:
+    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter."""
+    named = [name.replace("-B]", f"-{B}]").replace("]-B", f"]-{B}") for name in NAMES]
+    return {name: by_name(name, n, b, replace=replace) for name in named}
+
+
+def agreement(law: Law) -> str:
+    """What the covariance of a law shares with that of SGD.
+
+    "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or "nothing".
+    """
+    ours, sgd = law.covariance, law.sgd_covariance
+    if ours == sgd:
+        return "whole matrix"
+    if ours.a == sgd.a:
+        return "all but the sum"
+    return "diagonal only" if ours.diagonal == sgd.diagonal else "nothing"
+
+
+def large_batch(n: int, b: int, B: int) -> int:
+    """The large batch of the picture: B, but at least b and 2, and at most n."""
+    return min(n, max(b, B, 2))
+
+
+def entry(law: Law) -> list:
+    """What the picture's script knows of a law.
+
+    Fractions as text: floor, slot and variance of its recipe, then diagonal, off-diagonal and total variance; the number of slots; the index of its agreement.
+    """
+    r, covariance = recipe(law), law.covariance
+    numbers = (r.floor, r.slot, r.variance, covariance.diagonal, covariance.off_diagonal, covariance.total_variance)
+    return [*map(str, numbers), r.size, AGREEMENTS.index(agreement(law))]
+
+
+def table(largest: int, B: int) -> dict:
+    """All entries: ``table[way][n][b][class]`` for n = 3 … largest, 1 ≤ b ≤ n, with (way "1") and without ("0") replacement."""
+    return {
+        str(int(replace)): {
+            str(n): {str(b): [entry(law) for law in menagerie(n, b, large_batch(n, b, B), replace=replace).values()] for b in range(1, n + 1)}
+            for n in range(3, largest + 1)
+        }
+        for replace in (True, False)
+    }
+
+
+def zoo(n: int, b: int, B: int, *, chosen: str = "SGD", largest: int = 10, seed: int = 1, key: str = "noise-zoo") -> str:
+    """The interactive picture as HTML: weights of a class step by step, its covariance, and the table of all classes; the reader chooses n, b and class.
+
+    n, b, chosen: what it shows first (n is cut to ``largest``, b to n).  B: the large batch, see `large_batch`.  seed: of the first draws.
+    key: id of the element, unique on its page.
+    Without a script (print, a notebook that is not trusted) the table stays, with the values of this n and b, drawn with replacement.
+    Raises ValueError for a class that is not in `NAMES`.
+    """
+    if chosen not in NAMES:
+        raise ValueError(f"chosen = {chosen!r} is no class of the zoo: choose from {', '.join(NAMES)}")
+    n = max(3, min(n, largest))
+    b = max(1, min(b, n))
+    data = {
+        "table": table(largest, B),
+        "B": B,
+        "names": NAMES,
+        "agreements": AGREEMENTS,
+        "how": [(r.pick, r.noise, r.centred) for r in map(recipe, menagerie(3, 1, 2).values())],
+        "seed": seed,
+        "colours": [_rgb(BLUE), _rgb(VERMILION)],
+    }
+    rows = "".join(
+        f'<tr{" class=chosen" if name == chosen else ""}><th scope="row">{_html.escape(name)}</th>'
+        + "".join(f"<td>{_minus(x)}</td>" for x in shown[3:6])
+        + f"<td>{AGREEMENTS[shown[-1]]}</td></tr>"
+        for name, shown in zip(NAMES, data["table"]["1"][str(n)][str(b)], strict=True)
+    )
+    options = "".join(f"<option{' selected' if name == chosen else ''}>{_html.escape(name)}</option>" for name in NAMES)
+    pieces = {"KEY": key, "ROWS": rows, "OPTIONS": options, "LARGEST": str(largest), "NVALUE": str(n), "BVALUE": str(b), "BIG": str(large_batch(n, b, B))}
+    text = _PAGE
+    for name, value in pieces.items():
+        text = text.replace(f"@{name}@", value)
+    return text.replace("@DATA@", json.dumps(data, separators=(",", ":")).replace("</", "<\\/"))
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+_PAGE = """<div id="@KEY@" class="noise-zoo">
+<style>
+#@KEY@ { border: 1px solid var(--pst-color-border, #c9ced6); border-radius: .3rem; padding: .7rem .9rem; color: var(--pst-color-text-base, inherit); }
+#@KEY@ .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: end; margin-bottom: .6rem; }
+#@KEY@ [hidden] { display: none; }
+#@KEY@ label { display: flex; flex-direction: column; font-size: .9em; margin: 0; }
+#@KEY@ select, #@KEY@ button { font: inherit; color: inherit; background: var(--pst-color-background, transparent);
+  border: 1px solid currentColor; border-radius: .25rem; padding: .2rem .45rem; max-width: 100%; }
+#@KEY@ option { color: #1f2933; background: #fff; }
+#@KEY@ input { width: 8rem; max-width: 100%; accent-color: #0072B2; }
+#@KEY@ :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
+#@KEY@ .pictures { display: flex; flex-wrap: wrap; gap: .8rem; }
+#@KEY@ svg { background: #fff; border-radius: .25rem; height: auto; min-width: 0; max-width: 100%; }
+#@KEY@ .bars { flex: 5 1 15rem; max-width: 25rem; }
+#@KEY@ .matrix { flex: 4 1 12rem; max-width: 20rem; }
+#@KEY@ p { margin: .5rem 0; }
+#@KEY@ .scroll { overflow-x: auto; }
+#@KEY@ table { border-collapse: collapse; margin: .3rem 0 0; font-size: .9em; width: auto; color: inherit; }
+#@KEY@ th, #@KEY@ td { padding: .12rem .6rem; text-align: left; white-space: nowrap; border: 0; color: inherit;
+  border-bottom: 1px solid var(--pst-color-border, #c9ced6); background: transparent; font-weight: normal; }
+#@KEY@ thead th { white-space: normal; vertical-align: bottom; }
+#@KEY@ thead th, #@KEY@ .chosen th, #@KEY@ .chosen td { font-weight: 600; }
+#@KEY@ .chosen th { box-shadow: inset .25rem 0 #0072B2; }
+@media print { #@KEY@ .controls { display: none; } }
+</style>
+<form class="controls" hidden onsubmit="return false">
+<label>noise class <select name="class">@OPTIONS@</select></label>
+<label><span>samples n = <output name="nshown">@NVALUE@</output></span><input type="range" name="n" min="3" max="@LARGEST@" value="@NVALUE@"></label>
+<label><span>batch b = <output name="bshown">@BVALUE@</output></span><input type="range" name="b" min="1" max="@NVALUE@" value="@BVALUE@"></label>
+<label>batches drawn <select name="way"><option value="1">with replacement</option><option value="0">without replacement</option></select></label>
+<button type="button" name="again">draw again</button>
+</form>
+<div class="pictures" hidden><svg class="bars" role="img" viewBox="0 0 300 218"></svg><svg class="matrix" role="img" viewBox="0 0 240 218"></svg></div>
+<p class="words" aria-live="polite">Samples n = @NVALUE@, batch b = @BVALUE@, large batch B = @BIG@, batches drawn with replacement.
+Every weight has mean 1/@NVALUE@.</p>
+<div class="scroll"><table>
+<thead><tr><th>class</th><th>diagonal</th><th>off the diagonal</th><th>variance of the sum</th><th>shared with SGD</th></tr></thead>
+<tbody>@ROWS@</tbody></table></div>
+<script type="application/json" class="data">@DATA@</script>
+<script>
+(function () {
+  const root = document.getElementById("@KEY@");
+  if (!root || root.dataset.live) return;
+  const data = JSON.parse(root.querySelector(".data").textContent), form = root.querySelector("form"), f = form.elements;
+  const find = s => root.querySelector(s), minus = s => String(s).replace("-", "\\u2212");
+  const value = s => { const [p, q] = s.split("/"); return p / (q || 1); };
+  let seed = data.seed, state = 0;
+  const random = () => {  // a small generator with a seed, so that a picture can be had again
+    state = (state + 0x6D2B79F5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+  const range = n => [...Array(n).keys()];
+  const shuffled = n => range(n).map(i => [random(), i]).sort((x, y) => x[0] - y[0]).map(x => x[1]);
+  const pick = {
+    all: range, subset: (n, m) => shuffled(n).slice(0, m),
+    draws: (n, m) => range(m).map(() => Math.floor(random() * n)), coins: (n, m) => range(n).filter(() => random() < m / n),
+  };
+  function weights(n, e, how) {
+    const [floor, slot, variance] = e.slice(0, 3).map(value), slots = pick[how[0]](n, e[6]);
+    let noise = slots.map(() => how[1] === "none" ? 0 : how[1] === "signs" ? (random() < .5 ? -1 : 1) : normal());
+    if (how[2]) { const mean = noise.reduce((s, x) => s + x, 0) / slots.length; noise = noise.map(x => x - mean); }
+    const W = Array(n).fill(floor);
+    slots.forEach((i, r) => { W[i] += slot + Math.sqrt(variance) * noise[r]; });
+    return W;
+  }
+  const ink = (x, top) => {
+    const t = Math.min(1, Math.abs(x) / top), [r, g, b] = data.colours[x < 0 ? 1 : 0].map(v => Math.round(255 + (v - 255) * t));
+    return `rgb(${r},${g},${b})`;
+  };
+  const text = (x, y, s, more) => `<text x="${x}" y="${y}" font-size="11" fill="#1f2933" ${more || ""}>${s}</text>`;
+  const cell = (x, y, w, h, fill) => `<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}" stroke="#e3e6ea" stroke-width=".7"/>`;
+  function draw() {
+    const n = +f.n.value;
+    f.b.max = n;
+    const b = +f.b.value, k = f["class"].selectedIndex, all = data.table[f.way.value][n][b], e = all[k], steps = 9;
+    f.nshown.value = n; f.bshown.value = b;
+    state = seed;
+    const rows = Array.from({length: steps}, () => weights(n, e, data.how[k]));
+    const w = 228 / n, h = 19, top = 1.6 / b + .4 / n;
+    let bars = text(8, 15, "weights of " + steps + " steps, one row a step") + text(292, 15, "sum", 'text-anchor="end"');
+    rows.forEach((W, t) => {
+      W.forEach((x, i) => { bars += cell(8 + i * w, 24 + t * h, w, h, ink(x, top)); });
+      bars += text(292, 38 + t * h, minus(W.reduce((s, x) => s + x, 0).toFixed(2)), 'text-anchor="end"');
+    });
+    find(".bars").innerHTML = bars + text(8, 24 + steps * h + 15, "samples 1 to " + n + "; orange: below zero");
+    const diagonal = value(e[3]), off = value(e[4]), side = 171 / n, full = 1.15 * Math.max(...all.map(x => value(x[3])), 1e-9);
+    let matrix = text(8, 15, "covariance of the weights");
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix += cell(8 + j * side, 24 + i * side, side, side, ink(i === j ? diagonal : off, full));
+    find(".matrix").innerHTML = matrix + text(8, 24 + 171 + 15, "diagonal " + minus(e[3]) + ", off " + minus(e[4]));
+    const words = `${data.names[k]}, n = ${n}, b = ${b}, B = ${Math.min(n, Math.max(b, data.B, 2))}: ` +
+      `every weight has mean 1/${n}, diagonal ${minus(e[3])}, off the diagonal ${minus(e[4])}, ` +
+      `variance of the sum of the weights ${minus(e[5])}. Shared with the covariance of SGD: ${data.agreements[e[7]]}.`;
+    find(".words").textContent = words;
+    find(".bars").setAttribute("aria-label", "Weights of " + steps + " steps. " + words);
+    find(".matrix").setAttribute("aria-label", "Covariance matrix of the weights. " + words);
+    root.querySelectorAll("tbody tr").forEach((row, c) => {
+      row.className = c === k ? "chosen" : "";
+      [3, 4, 5].forEach((x, j) => { row.children[j + 1].textContent = minus(all[c][x]); });
+      row.children[4].textContent = data.agreements[all[c][7]];
+    });
+  }
+  form.addEventListener("input", draw);
+  f.again.addEventListener("click", () => { seed += 1; draw(); });
+  root.dataset.live = "yes";
+  form.hidden = false;
+  find(".pictures").hidden = false;
+  draw();
+})();
+</script>
+</div>
+"""
