@@ -88,6 +88,7 @@ def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):
     heights = [place(labels[text][0]) for text in order]
     for k in range(1, len(heights)):
         heights[k] = max(heights[k], heights[k - 1] + gap)
-    excess = max(0.0, heights[-1] - 1.0) if heights else 0.0
+    for k in reversed(range(len(heights))):  # what was pushed over the top comes down, and pushes down only what is in its way
+        heights[k] = min(heights[k], (heights[k + 1] if k + 1 < len(heights) else 1.0 + gap) - gap)
     for text, height in zip(order, heights, strict=True):
-        ax.text(1 + pad, height - excess, text, color=labels[text][1], transform=ax.transAxes, va="center", ha="left", fontsize=9)
+        ax.text(1 + pad, height, text, color=labels[text][1], transform=ax.transAxes, va="center", ha="left", fontsize=9)

@@ -168,12 +168,12 @@ def _show_value(value, against=None) -> str:
         return f"{float(array):.4g}"
     if array.size <= 4:
         return ", ".join(_show_value(x) for x in array.ravel())
-    shape = " × ".join(map(str, array.shape)) + " array"
+    shape = " × ".join(map(str, array.shape)) + (" array" if array.ndim > 1 else " numbers")
     if against is None:
         largest = max(abs(x) for x in array.ravel())
         return f"{shape}, largest entry {_show_value(largest)}"
     distance = max(abs(x) for x in np.ravel(array - np.asarray(against)))
-    return f"{shape}, at most {_show_value(distance)} from the printed one"
+    return f"{shape}, equal to the printed one" if distance == 0 else f"{shape}, at most {_show_value(distance)} from the printed one"
 
 
 def _show(verdict: Verdict) -> None:

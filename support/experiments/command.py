@@ -91,29 +91,30 @@ def run_preset(options: argparse.Namespace) -> int:
             if not presets.is_done(path, presets.config(preset, options.scale, method, seed)):
                 missing.append((method, seed))
     total = len(seeds) * len(methods)
-    print(f"{preset.name}, {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}\n{total - len(missing)} of {total} records are there")
+    print(f"{preset.name}: {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}")
+    print(f"{total - len(missing)} of {total} records are there", flush=True)
     return _in_turn(options, preset.name, missing)
 
 
 def _in_turn(options: argparse.Namespace, preset: str, missing: Sequence[tuple[str, int]]) -> int:
-    calls = [(preset, options.scale, method, seed, options.output, options.work, options.device, options.threads, options.jobs == 1) for method, seed in missing]
-    failed = 0
+    fixed = (options.output, options.work, options.device, options.threads, options.jobs == 1)
+    calls = [(preset, options.scale, method, seed, *fixed) for method, seed in missing]
     if options.jobs == 1:
-        outcomes = (_one(*call) for call in calls)
-        for line, well in outcomes:
-            failed += _report(line, well)
-        return int(failed > 0)
+        return int(sum(_report(*_one(*call)) for call in calls) > 0)
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     # a fresh interpreter for each process: a forked torch may hang in its threads
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_one, *call) for call in calls]):
-            failed += _report(*future.result())
-    return int(failed > 0)
+        try:
+            return int(sum([_report(*future.result()) for future in as_completed([pool.submit(_one, *call) for call in calls])]) > 0)
+        except BrokenProcessPool:
+            raise RequestError("a process was killed, maybe for want of memory: run the same command again, with fewer jobs; it goes on from there") from None
 
 
 def _report(line: str, well: bool) -> bool:
+    """Print the line of a run; returns whether it failed."""
     print(line, file=sys.stdout if well else sys.stderr, flush=True)
     return not well
 

@@ -8,7 +8,6 @@ set and an evaluation set as the papers do, or as their code does.
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import struct
@@ -43,7 +42,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set looks like, where its official files are (url, then name: md5), and how they are read."""
+    """What a data set is: shape of an image, images of the training and test files, the official files (name: md5) at ``url``, their reader.
+
+    folders: where the official files may stand inside ``SUPPORT_DATA``.
+    """
 
     shape: tuple[int, ...]
     counts: tuple[int, int]
@@ -51,7 +53,6 @@ class Source:
     files: dict[str, str]
     read: Callable[[Path], tuple[Part, Part]]
     folders: tuple[str, ...]
-    brightest: int = 255
 
 
 # --- readers --------------------------------------------------------------------------------------------------------------------------------------------
@@ -132,53 +133,33 @@ def _cifar_folder(folder: Path) -> tuple[Part, Part]:
 
 # --- where they are -------------------------------------------------------------------------------------------------------------------------------------
 
-_IDX = [f"{kind}-{what}-ubyte.gz" for kind in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+_IDX = tuple(f"{kind}-{what}-ubyte.gz" for kind in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+_FASHION = ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe", "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310")
+_MNIST = ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432", "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c")
 SOURCES = {
     "fashion_mnist": Source(
-        (28, 28),
-        (60_000, 10_000),
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        dict(
-            zip(
-                _IDX,
-                (
-                    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-                    "25c81989df183df01b3e8a0aad5dffbe",
-                    "bef4ecab320f06d8554ea6380940ec79",
-                    "bb300cfdad3c16e7a12a480ee83cd310",
-                ),
-                strict=True,
-            )
-        ),
-        _idx_folder,
-        ("fashion_mnist", "FashionMNIST/raw", "FashionMNIST"),
+        shape=(28, 28),
+        counts=(60_000, 10_000),
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        files=dict(zip(_IDX, _FASHION, strict=True)),
+        read=_idx_folder,
+        folders=("fashion_mnist", "FashionMNIST/raw", "FashionMNIST"),
     ),
     "mnist": Source(
-        (28, 28),
-        (60_000, 10_000),
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        dict(
-            zip(
-                _IDX,
-                (
-                    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                    "d53e105ee54ea40749a09fcbcd1e9432",
-                    "9fb629c4189551a2d022fa330f9573f3",
-                    "ec29112dd5afa0611ce80d1b7f02629c",
-                ),
-                strict=True,
-            )
-        ),
-        _idx_folder,
-        ("mnist", "MNIST/raw", "MNIST"),
+        shape=(28, 28),
+        counts=(60_000, 10_000),
+        url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        files=dict(zip(_IDX, _MNIST, strict=True)),
+        read=_idx_folder,
+        folders=("mnist", "MNIST/raw", "MNIST"),
     ),
     "cifar10": Source(
-        (32, 32, 3),
-        (50_000, 10_000),
-        "https://www.cs.toronto.edu/~kriz/",
-        {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
-        _cifar_folder,
-        ("cifar10", "cifar-10-batches-bin", "."),
+        shape=(32, 32, 3),
+        counts=(50_000, 10_000),
+        url="https://www.cs.toronto.edu/~kriz/",
+        files={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        read=_cifar_folder,
+        folders=("cifar10", "cifar-10-batches-bin", "."),
     ),
 }
 NAMES = ("digits", *SOURCES)
@@ -203,7 +184,7 @@ def _load(name: str, folder: Path | None) -> Images:
         return _digits(folder)
     source = SOURCES[name]
     train, test = _from_folder(name, source, folder) if folder else source.read(_download(name, source))
-    return Images(name, _checked(name, "train", train, source), _checked(name, "test", test, source), source.brightest)
+    return Images(name, _checked(name, "train", train, source), _checked(name, "test", test, source))
 
 
 def _from_folder(name: str, source: Source, folder: Path) -> tuple[Part, Part]:
@@ -315,11 +296,3 @@ def split(images: Images, n: int, *, protocol: str, seed: int, pixels: str = "ra
 
     return Split(ready((source[0][chosen], source[1][chosen])), ready(other), chosen)
 
-
-def save_digits() -> bytes:
-    """The digits as the bytes of a digits.npz, for a machine without scikit-learn."""
-    images = _digits(None)
-    buffer = io.BytesIO()
-    whole = (np.concatenate([b, a]) for a, b in zip(images.train, images.test, strict=True))
-    np.savez_compressed(buffer, **dict(zip(("images", "labels"), whole, strict=True)))
-    return buffer.getvalue()

@@ -187,10 +187,13 @@ def record(chosen: Preset, scale: str, method: str, seed: int, folder: Path, wor
 
 
 def is_done(path: Path, what: dict) -> bool:
-    """Whether a record stands at ``path``. Raises RecordError if it is of another configuration than ``what``."""
+    """Whether a record stands at ``path``; a knob that is younger than the record has its default there.
+
+    Raises RecordError if the record is of another configuration than ``what``.
+    """
     if not path.is_file():
         return False
-    if changed := differences(records.read(path)["config"], what):
+    if changed := differences(asdict(Setting()) | records.read(path)["config"], what):
         raise records.RecordError(f"record {path} is of another configuration ({changed}): move it away to run this one")
     return True
 
