@@ -72,7 +72,7 @@ def test_what_a_page_used_is_listed(folder):
 def test_a_record_names_where_it_came_from(tmp_path):
     path = records.save(tmp_path / "deep" / "r.json", config={}, final={}, wall_s=2.5, device="cpu")
     source = records.read(path)["provenance"]
-    assert set(source) == {"commit", "device", "versions", "wall_s"}
+    assert set(source) == {"commit", "device", "threads", "versions", "wall_s"}
     assert source["wall_s"] == 2.5
     assert [p.name for p in path.parent.iterdir()] == ["r.json"]  # no temporary file is left
 

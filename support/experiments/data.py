@@ -295,4 +295,3 @@ def split(images: Images, n: int, *, protocol: str, seed: int, pixels: str = "ra
         return np.ascontiguousarray(pictures, np.float32) * scale, labels.astype(np.int64)
 
     return Split(ready((source[0][chosen], source[1][chosen])), ready(other), chosen)
-

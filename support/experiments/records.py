@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 from pathlib import Path
 
 from support import page
@@ -41,16 +40,15 @@ def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one piece: a file beside it, synced, then renamed. If that fails (OSError) the old file is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
         raise
 
 

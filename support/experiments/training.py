@@ -10,7 +10,6 @@ unbroken run, bit for bit.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}")
                 if checkpoint and time.perf_counter() - saved >= save_every_s:
                     self.seconds = time.perf_counter() - started
-                    self._check()
+                    self._check(*self.model.parameters())
                     checkpoints.save(checkpoint, self._state(identity or {}))
                     saved = time.perf_counter()
         final = {"steps": steps, **self._judge("train", *self.data.train), **self._judge("test", *self.data.test), "tested": len(self.data.test[0])}
@@ -180,8 +179,9 @@ class Trainer:
             self.schedule.step()
         self.steps_done += 1
 
-    def _check(self) -> None:
-        if not torch.isfinite(self.sums).all():
+    def _check(self, *others: torch.Tensor) -> None:
+        """Raise Diverged unless the logged losses, and the other tensors, are finite."""
+        if not all(torch.isfinite(tensor).all() for tensor in (self.sums, *others)):
             rates = ", ".join(f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups}))
             raise Diverged(f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: lower the rate or the noise")
 
@@ -209,9 +209,7 @@ class Trainer:
         weighted, clean = (self.sums / since).tolist() if since else (None, None)
         point = {"step": self.steps_done, "step_loss": clean, "weighted_loss": weighted, **self._judge("train", *self.data.train)}
         point |= self._judge("test", inputs[: self.data.watched], targets[: self.data.watched])
-        if not math.isfinite(point["train_loss"] + point["test_loss"]):
-            self.sums.fill_(math.nan)
-            self._check()
+        self._check(torch.tensor([point["train_loss"], point["test_loss"]]))
         for key in CURVES:
             self.curves[key].append(point[key])
         self.sums.zero_()

@@ -1,0 +1,280 @@
+"""Presets, the records they make, and their command line, down to a machine that has torch, numpy, scipy and tqdm alone."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support import page, sampling
+from support.__main__ import main
+from support.experiments import checkpoints, data, presets, records
+from support.experiments.command import RequestError, seeds_of
+from support.experiments.presets import PRESETS, PresetError, Setting
+from support.experiments.records import RecordError
+from support.experiments.training import CURVES
+
+ROOT = Path(__file__).parent.parent
+WU = PRESETS["wu.fig1a"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_the_digits(monkeypatch):
+    monkeypatch.delenv("SUPPORT_DATA", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def experiments(tmp_path, *arguments):
+    return main(["experiments", *arguments, "-o", str(tmp_path / "records"), "--work", str(tmp_path / "work")])
+
+
+# --- what a preset is
+
+
+def test_the_headline_preset_is_the_papers_setting_as_the_code_has_it():
+    setting = WU.setting("paper")
+    assert (setting.n, setting.b, setting.lr, setting.steps, setting.init_std) == (1000, 50, 0.01, 10_000, 0.02)
+    assert (setting.dataset, setting.protocol, setting.pixels, setting.model, setting.momentum) == ("fashion_mnist", "code", "raw", "LeNet", 0.0)
+    assert set(WU.methods) == {"GD", "SGD", "MSGD-Cov", "MSGD-Fisher", "MSGD-Bernoulli", "MSGD-[Fisher-10]", "MSGD-[Cov-10]"}
+    assert WU.changes("paper") == {}
+    assert PRESETS["wu.fig1a.pixels01"].setting("paper") == replace(setting, protocol="paper", pixels="unit", replace=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_every_scale_is_a_setting_that_can_be_built(preset):
+    assert set(preset.scales) == {"smoke", "book", "paper"}
+    for scale, setting in preset.scales.items():
+        assert {knob: asdict(setting)[knob] for knob in preset.changes(scale)} == {knob: here for knob, (here, _) in preset.changes(scale).items()}
+        for method in preset.methods:
+            found = presets.config(preset, scale, method, 3)
+            assert set(asdict(Setting())) | {"preset", "scale", "method", "law", "B", "seed"} == set(found)
+            assert getattr(sampling, found["law"]) is type(presets.law(setting, method))
+            json.dumps(found, allow_nan=False)
+
+
+def test_only_the_laws_named_cov_share_the_whole_covariance_of_sgd():
+    setting = WU.setting("paper")
+    sgd = presets.law(setting, "SGD").covariance
+    assert {method for method in WU.methods if presets.law(setting, method).covariance == sgd} == {"SGD", "MSGD-Cov", "MSGD-[Cov-10]"}
+
+
+def test_the_released_bernoulli_noise_is_that_of_a_smaller_batch():
+    released = presets.law(PRESETS["wu.fig1a.released"].setting("paper"), "MSGD-Bernoulli")
+    assert released.b / released.n == 0.02 and released.b != WU.setting("paper").b
+
+
+# --- pairs
+
+
+def test_methods_of_a_seed_share_start_and_data_but_no_noise():
+    setting = PRESETS["wu.fig1a.pixels01"].setting("smoke")
+    one, two, other = (presets.trainer(setting, method, seed) for method, seed in (("GD", 1), ("SGD", 1), ("GD", 2)))
+
+    def start(trainer):
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    assert torch.equal(start(one), start(two)) and torch.equal(one.data.train[0], two.data.train[0])
+    assert not torch.equal(start(one), start(other)) and not torch.equal(one.data.train[0], other.data.train[0])
+    assert not torch.equal(one.generator.get_state(), two.generator.get_state())
+    assert torch.equal(one.data.test[0], other.data.test[0])
+
+
+def test_a_run_is_the_same_again_and_in_another_process(tmp_path):
+    for folder, jobs in (("a", "1"), ("b", "2")):
+        assert experiments(tmp_path / folder, "run", "wu.fig1a", "--scale", "smoke", "--methods", "MSGD-Cov", "--jobs", jobs, "--threads", "1") == 0
+    one, two = (records.read(tmp_path / folder / "records" / "wu.fig1a" / "smoke" / "msgd-cov-seed1.json") for folder in "ab")
+    assert one["curves"] == two["curves"] and one["final"] == two["final"] and one["config"] == two["config"]
+
+
+def test_the_book_scale_learns():
+    setting = replace(WU.setting("book"), steps=300)
+    run = presets.trainer(setting, "SGD", 1).run(300, evaluate_every=300)
+    assert run.final["test_accuracy"] > 0.8 and run.final["train_loss"] < 0.5
+
+
+# --- records
+
+
+def test_a_record_holds_what_was_run(tmp_path):
+    path = presets.record(WU, "smoke", "MSGD-[Fisher-10]", 2, tmp_path, tmp_path / "work", show=False)
+    assert path == tmp_path / "wu.fig1a" / "smoke" / "msgd-sparse-fisher-10-seed2.json"
+    found = records.read(path)
+    assert found["config"] == presets.config(WU, "smoke", "MSGD-[Fisher-10]", 2)
+    assert found["config"]["B"] == 10 and found["config"]["law"] == "SparseFisher" and found["config"]["seed"] == 2
+    assert found["curves"]["step"] == [0, 20, 40] and found["final"]["tested"] == 797
+    assert set(found["provenance"]) == {"commit", "device", "threads", "versions", "wall_s"}
+    assert path.stat().st_size < 20_000
+    written = path.stat().st_mtime_ns
+    presets.record(WU, "smoke", "MSGD-[Fisher-10]", 2, tmp_path, tmp_path / "work", show=False)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_long_record_stays_small(tmp_path):
+    points = WU.setting("paper").steps // WU.setting("paper").evaluate_every + 1
+    curves = {name: [float(f"{x:.6g}") for x in np.random.default_rng(0).random(points)] for name in CURVES}
+    path = records.save(tmp_path / "r.json", config=presets.config(WU, "paper", "SGD", 1), curves=curves, final={}, wall_s=1)
+    assert path.stat().st_size < 20_000
+
+
+def test_every_method_has_a_name_of_its_own():
+    methods = ("MSGD-Fisher", "MSGD-[Fisher-10]", "[MSGD-Fisher]-10", "MSGD-Cov", "MSGD-[Cov-10]", "[MSGD-Cov]-10", "MSGD-[Fisher-100]")
+    names = [records.run_name("p", "book", method, 1) for method in methods]
+    assert len(set(names)) == len(methods) and all("[" not in name for name in names)
+    assert names[2] == "p/book/msgd-compensated-fisher-10-seed1"
+
+
+def test_a_record_of_another_configuration_is_not_taken_for_this_one(tmp_path):
+    path = presets.record(WU, "smoke", "SGD", 1, tmp_path, tmp_path / "work", show=False)
+    what = presets.config(WU, "smoke", "SGD", 1)
+    with pytest.raises(RecordError, match=r"sgd-seed1.json is of another configuration \(lr = 0.1, now 0.2\): move it away"):
+        presets.is_done(path, what | {"lr": 0.2})
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["config"]["momentum"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert presets.is_done(path, what), "a knob that came later has its default in an older record"
+    with pytest.raises(RecordError, match=r"momentum = 0.0, now 0.9"):
+        presets.is_done(path, what | {"momentum": 0.9})
+
+
+def test_load_all_gives_records_by_name_and_notes_their_folder(tmp_path, monkeypatch):
+    (tmp_path / "part").mkdir()
+    monkeypatch.chdir(tmp_path / "part")
+    monkeypatch.setattr(page, "_used", {"claims": set(), "records": set()})
+    for seed in (1, 2):
+        presets.record(WU, "smoke", "SGD", seed, tmp_path / "records", tmp_path / "work", show=False)
+    found = records.load_all("wu.fig1a/smoke/sgd-*")
+    assert list(found) == ["wu.fig1a/smoke/sgd-seed1", "wu.fig1a/smoke/sgd-seed2"] and found["wu.fig1a/smoke/sgd-seed2"]["config"]["seed"] == 2
+    assert page.dependencies()["records"] == ["wu.fig1a/smoke"]
+    with pytest.raises(RecordError, match=r"no record matches wu.fig1b"):
+        records.load_all("wu.fig1b/*")
+
+
+# --- the command line
+
+
+def test_list_names_presets_methods_and_what_a_scale_changes(capsys):
+    assert main(["experiments", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PRESETS) and "MSGD-[Cov-10]" in shown and "dataset fashion_mnist → digits" in shown
+
+
+def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
+    arguments = ("run", "wu.fig1a", "--scale", "smoke", "--methods", "sgd,gd", "--threads", "1", "--seeds")
+    assert experiments(tmp_path, *arguments, "1") == 0
+    capsys.readouterr()
+    assert experiments(tmp_path, *arguments, "1..3") == 0
+    shown = capsys.readouterr().out
+    assert "2 of 6 records are there" in shown
+    assert [line.split(":")[0] for line in shown.splitlines() if "accuracy" in line] == ["SGD seed 2", "GD seed 2", "SGD seed 3", "GD seed 3"]
+    assert experiments(tmp_path, "status") == 0
+    assert "SGD: 3 records (seeds 1, 2, 3)" in capsys.readouterr().out
+
+
+def test_status_shows_a_run_on_its_way(tmp_path, capsys):
+    class Stopped(Exception):
+        pass
+
+    def stop(model, generator):
+        if trainer.steps_done == 5:
+            raise Stopped
+
+    trainer = presets.trainer(WU.setting("smoke"), "SGD", 4)
+    trainer.additive = stop
+    with pytest.raises(Stopped):
+        trainer.run(40, checkpoint=tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed4.pt", save_every_s=0)
+    assert experiments(tmp_path, "status") == 0
+    assert "SGD: no record; seed 4 at step 5 of 40, stopped" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_reported_and_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
+    wild = replace(WU, scales={"smoke": replace(WU.setting("smoke"), lr=3e38)})
+    monkeypatch.setitem(PRESETS, "wild", replace(wild, name="wild"))
+    assert experiments(tmp_path, "run", "wild", "--scale", "smoke", "--methods", "GD,SGD", "--threads", "1") == 1
+    errors = capsys.readouterr().err
+    assert "error: GD seed 1: the loss is not finite at step" in errors and "error: SGD seed 1" in errors and "learning rate 3e+38" in errors
+    assert not list((tmp_path / "records").rglob("*.json"))
+
+
+def test_a_run_of_another_process_is_left_alone(tmp_path, capsys):
+    with checkpoints.lock(tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed1.lock"):
+        assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke", "--methods", "SGD", "--threads", "1") == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wu.fig9"], "no preset 'wu.fig9': choose one of wu.fig1a"),
+        (["wu.fig1a", "--scale", "huge"], "no scale 'huge': choose one of smoke, book, paper"),
+        (["wu.fig1a", "--methods", "SGD,Adam"], "no method 'Adam': choose among GD, SGD"),
+        (["wu.fig1a", "--seeds", "3..1"], "seeds '3..1' hold no seed"),
+        (["wu.fig1a", "--seeds", "x"], "seeds 'x' are malformed"),
+        (["wu.fig1a", "--jobs", "0"], "jobs = 0"),
+        (["wu.fig1a", "--device", "tpu"], "device = 'tpu' is unknown"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(tmp_path, capsys, arguments, message):
+    assert experiments(tmp_path, "run", *arguments) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and not (tmp_path / "records").exists()
+
+
+def test_a_missing_data_folder_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SUPPORT_DATA", str(tmp_path / "nowhere"))
+    assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "paper") == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_is_refused_where_there_is_none(tmp_path, capsys):
+    assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke", "--device", "cuda") == 2
+    assert "no CUDA device: choose cpu" in capsys.readouterr().err
+    with pytest.raises(PresetError, match="no CUDA device"):
+        presets.run(WU, "smoke", "SGD", 1, device="cuda")
+
+
+def test_seeds():
+    assert seeds_of("1..3") == [1, 2, 3] and seeds_of("4, 1,7..8") == [4, 1, 7, 8]
+    with pytest.raises(RequestError, match="one twice"):
+        seeds_of("1..3,2")
+
+
+BLOCKED = """
+import sys
+from importlib.machinery import PathFinder
+blocked = {"yaml", "papermill", "joblib", "matplotlib", "sklearn", "pooch", "IPython", "nbformat", "jupyter", "sphinx", "pytest"}
+
+class Without:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in blocked else PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [finder for finder in sys.meta_path if finder is not PathFinder] + [Without]
+from support.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_experiments_need_torch_numpy_scipy_and_tqdm_alone(tmp_path):
+    digits = data.load("digits")
+    images, labels = (np.concatenate([b, a]) for a, b in zip(digits.train, digits.test, strict=True))
+    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SUPPORT_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments):
+        command = [sys.executable, "-c", BLOCKED, "experiments", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    listed = run("list")
+    assert listed.returncode == 0 and "wu.fig1a" in listed.stdout, listed.stderr
+    done = run("run", "wu.fig1a", "--scale", "smoke", "--methods", "GD", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "notebooks" / "records" / "wu.fig1a" / "smoke" / "gd-seed1.json").is_file()
