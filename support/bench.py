@@ -14,7 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from support import bench_training
 
 N, B = 1000, 50
 RECORD = "bench/noise_cost"
@@ -189,13 +192,14 @@ def run() -> dict:
     """Measure everything, each in its own process, and return the numbers of the record."""
     from tqdm import tqdm
 
-    results: dict = {"routes": {}, "step_ratio": {}}
-    jobs = [("step_ratio", name, ("--ratio", str(samples), "MSGD-Cov", str(pairs))) for name, (samples, pairs) in STEPS.items()]
-    jobs += [("routes", name, ("--route", name)) for name in ROUTES]
+    results: dict = {}
+    rows = [("step_ratio", name, ("--ratio", str(samples), "MSGD-Cov", str(pairs))) for name, (samples, pairs) in STEPS.items()]
+    rows += [("routes", name, ("--route", name)) for name in ROUTES]
+    jobs = [(kind, name, partial(_in_own_process, *arguments)) for kind, name, arguments in rows] + bench_training.jobs()
     with tqdm(jobs, disable=None, unit="row") as progress:
-        for kind, name, arguments in progress:
+        for kind, name, job in progress:
             progress.set_description(name)
-            results[kind][name] = _in_own_process(*arguments)
+            results.setdefault(kind, {})[name] = job()
     return results
 
 
@@ -227,6 +231,7 @@ and against it the advantage is a small factor.
 
 Chunks bound the memory of the backward pass; the gradient is the same up to rounding.
 
+{training}
 Measured with Python {python}, torch {torch}, commit `{commit}`; the whole run took {wall:.0f} s. The numbers are in `notebooks/records/{record}.json`.
 """
 
@@ -240,6 +245,7 @@ def write_page(record: dict, path: Path) -> None:
         threads=record["config"]["threads"],
         ratios="\n".join(_ratio_row(name, record["final"]["step_ratio"][name]) for name in STEPS),
         routes="\n".join(_route_row(name, routes[name], base) for name in ROUTES),
+        training=bench_training.section(record["final"]),
         python=source["versions"]["python"],
         torch=source["versions"]["torch"],
         commit=source["commit"],

@@ -195,7 +195,7 @@ def test_status_shows_a_run_on_its_way(tmp_path, capsys):
 
 
 def test_a_run_that_diverges_is_reported_and_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
-    wild = replace(WU, scales={"smoke": replace(WU.setting("smoke"), lr=3e38)})
+    wild = replace(WU, scales=WU.scales | {"smoke": replace(WU.setting("smoke"), lr=3e38)})
     monkeypatch.setitem(PRESETS, "wild", replace(wild, name="wild"))
     assert experiments(tmp_path, "run", "wild", "--scale", "smoke", "--methods", "GD,SGD", "--threads", "1") == 1
     errors = capsys.readouterr().err

@@ -137,7 +137,7 @@ class Trainer:
         saved = time.perf_counter()
         with tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=None if show is None else not show) as bar:
             while self.steps_done < steps:
-                self._step()
+                self.step()
                 bar.update()
                 if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
                     self._evaluate()
@@ -153,7 +153,8 @@ class Trainer:
 
     # --- a step -----------------------------------------------------------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the schedule step."""
         inputs, targets = self.data.train
         weights = self.law.sample(None, self.generator)
         if self.law.sparse:

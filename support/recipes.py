@@ -1,0 +1,178 @@
+r"""The zoo of noise classes from one recipe, and every moment of theirs by counting, in fractions.
+
+Ten laws of `support.sampling`, one recipe: pick slots, give each the same weight, add noise to it, centre the noise or not.
+
+    W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
+
+Given the picked slots, ``Σ g_i W_i`` is Gaussian (with signs for noise it is not, but its moments up to the third are right).
+There are finitely many picks, so moments are finite sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from support.sampling import (
+    Bernoulli,
+    Compensated,
+    Exchangeable,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    Law,
+    MiniBatch,
+    Rademacher,
+    SparseCovariance,
+    SparseFisher,
+    by_name,
+)
+
+# the left column of the zoo has weights that sum to one, the right column their counterparts that do not
+ZOO = (
+    ("SGD", "MSGD-Bernoulli"),
+    ("MSGD-Cov", "MSGD-Fisher"),
+    ("MSGD-[Cov-B]", "MSGD-[Fisher-B]"),
+    ("[MSGD-Cov]-B", "[MSGD-Fisher]-B"),
+    ("GD", "M-SGD-Rademacher"),
+)
+NAMES = tuple(pair[column] for column in (0, 1) for pair in ZOO)
+AGREEMENTS = ("whole matrix", "all but the sum", "diagonal only", "nothing")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a law makes its weights, in fractions.
+
+    floor: weight of every sample before anything is picked.  pick: the slots are "all" samples, a "subset", "draws" with replacement, or "coins" (every
+    sample with probability size/n).  size: number of slots (for coins, the expected one).  slot, variance: mean and variance of the weight that a slot adds.
+    noise: "none", "gauss" or "signs".  centred: whether the mean of the slots' noise is subtracted.
+    """
+
+    n: int
+    floor: Fraction
+    pick: str
+    size: int
+    slot: Fraction = Fraction(0)
+    variance: Fraction = Fraction(0)
+    noise: str = "none"
+    centred: bool = False
+
+    @property
+    def mean(self) -> Fraction:
+        """Mean of a weight: ``floor + slot · size/n``."""
+        return self.floor + self.slot * Fraction(self.size, self.n)
+
+    @property
+    def covariance(self) -> Exchangeable:
+        """``slot² Var[N] + σ² (E diag N − [E N Nᵀ/size])``, where N counts the slots of every sample."""
+        n, p = self.n, Fraction(self.size, self.n)
+        counts = {
+            "all": (Fraction(0), Fraction(0)),
+            "subset": (p * (1 - p) * Fraction(n, n - 1), -p * (1 - p) / (n - 1)),
+            "draws": (p, -p / n),
+            "coins": (p * (1 - p), Fraction(0)),
+        }
+        a, c = counts[self.pick]
+        centring = Fraction(1, self.size) if self.centred else 0
+        return Exchangeable(n, self.slot**2 * a + self.variance * (p - centring * a), self.slot**2 * c - self.variance * centring * (c + p**2))
+
+    def picks(self) -> Iterator[tuple[Fraction, tuple[int, ...]]]:
+        """Every pick as (probability, number of slots of each sample): 1, C(n, size), C(n + size − 1, size) or 2^n of them."""
+        n, size = self.n, self.size
+        if self.pick == "all":
+            yield Fraction(1), (1,) * n
+        elif self.pick == "coins":
+            p = Fraction(size, n)
+            for on in itertools.product((0, 1), repeat=n):
+                yield p ** sum(on) * (1 - p) ** (n - sum(on)), on
+        elif self.pick == "subset":
+            for chosen in itertools.combinations(range(n), size):
+                yield Fraction(1, math.comb(n, size)), tuple(int(i in chosen) for i in range(n))
+        else:
+            for drawn in itertools.combinations_with_replacement(range(n), size):
+                counts = tuple(drawn.count(i) for i in range(n))
+                yield Fraction(math.factorial(size), n**size * math.prod(map(math.factorial, counts))), counts
+
+
+def recipe(law: Law) -> Recipe:
+    """The recipe of one of the ten laws. Raises TypeError for any other."""
+    n, b, mean = law.n, law.b, law.mean
+    drawn = "draws" if law.replace else "subset"
+    match law:
+        case MiniBatch():
+            return Recipe(n, Fraction(0), drawn, b, slot=Fraction(1, b))
+        case Bernoulli():
+            return Recipe(n, Fraction(0), "coins", b, slot=Fraction(1, b))
+        case FullBatch():
+            return Recipe(n, mean, "all", n)
+        case Compensated():
+            return Recipe(n, Fraction(0), drawn, law.B, Fraction(1, law.B), Fraction(law.tau_squared), "gauss", law.kind == "covariance")
+        case SparseFisher():
+            return Recipe(n, mean, "subset", law.B, variance=Fraction(1, b * law.B), noise="gauss")
+        case SparseCovariance():
+            return Recipe(n, mean, "subset", law.B, variance=law.sgd_covariance.a * Fraction(n - 1, law.B - 1), noise="gauss", centred=True)
+        case GaussianCovariance():
+            return Recipe(n, mean, "all", n, variance=law.sgd_covariance.a, noise="gauss", centred=True)
+        case GaussianFisher() | Rademacher():
+            return Recipe(n, mean, "all", n, variance=Fraction(1, b * n), noise="signs" if isinstance(law, Rademacher) else "gauss")
+    raise TypeError(f"{type(law).__name__} has no recipe here: use one of {', '.join(NAMES)}")
+
+
+def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]:
+    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter."""
+    named = [name.replace("-B]", f"-{B}]").replace("]-B", f"]-{B}") for name in NAMES]
+    return {name: by_name(name, n, b, replace=replace) for name in named}
+
+
+def agreement(law: Law) -> str:
+    """What the covariance of a law shares with that of SGD.
+
+    "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or "nothing".
+    """
+    ours, sgd = law.covariance, law.sgd_covariance
+    if ours == sgd:
+        return "whole matrix"
+    if ours.a == sgd.a:
+        return "all but the sum"
+    return "diagonal only" if ours.diagonal == sgd.diagonal else "nothing"
+
+
+def parts(law: Law, g) -> Iterator[tuple]:
+    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions or integers, n of them.
+
+    V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth moments are not.
+    """
+    r, g = recipe(law), np.array(g, dtype=object)
+    for p, counts in r.picks():
+        total, squares = np.array(counts) @ g, np.array(counts) @ g**2
+        spread = squares - total**2 * Fraction(1, r.size) if r.centred else squares
+        yield p, r.floor * g.sum() + r.slot * total - g.sum() * law.mean, r.variance * spread
+
+
+def moments(parts: Iterable[tuple]) -> tuple:
+    """First to fourth moment of a mixture of Gaussians, given as (probability, mean, variance) of its parts."""
+    first = second = third = fourth = 0
+    for p, m, s in parts:
+        first += p * m
+        second += p * (m**2 + s)
+        third += p * (m**3 + 3 * m * s)
+        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2)
+    return first, second, third, fourth
+
+
+def kurtosis(moments: tuple):
+    """Fourth moment over the square of the second, for a law of mean zero: 3 for a Gaussian."""
+    return moments[3] / moments[1] ** 2
+
+
+def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
+    """Diagonal, off-diagonal and total variance of the weights, counted over all picks instead of taken from `Law.covariance`."""
+    first, both, ones = [1] + [0] * (law.n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
+    one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
+    return one, (two - 2 * one) / 2, total
