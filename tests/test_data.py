@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import logging
+import os
 import struct
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from support.experiments import data
 from support.experiments.data import DataError
 from support.experiments.seeding import stream
 
+REAL = os.environ.get("SUPPORT_DATA", "")
 RANDOM = np.random.default_rng(0)
 
 
@@ -181,6 +183,25 @@ def test_a_wrong_folder_is_named_with_what_was_looked_for(small, folder, monkeyp
         data.load("mnist")
     with pytest.raises(DataError, match="no data set 'svhn': choose one of digits, fashion_mnist"):
         data.load("svhn")
+
+
+@pytest.mark.skipif(not REAL, reason="SUPPORT_DATA names no folder with the real files")
+@pytest.mark.parametrize(
+    ("name", "first", "counts"),
+    [
+        ("fashion_mnist", [9, 2, 1, 1, 6, 1, 4, 6, 5, 7], [1000] * 10),
+        ("mnist", [7, 2, 1, 0, 4, 1, 4, 9, 5, 9], [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]),
+    ],
+)
+def test_the_real_files_are_the_official_ones_in_their_order(monkeypatch, name, first, counts):
+    monkeypatch.setenv("SUPPORT_DATA", REAL)
+    try:
+        images = data.load(name)
+    except DataError as error:
+        if "is not in SUPPORT_DATA" not in str(error):
+            raise
+        pytest.skip(f"SUPPORT_DATA = {REAL} has no {name}")
+    assert images.test[1][:10].tolist() == first and np.bincount(images.test[1]).tolist() == counts
 
 
 # --- downloads

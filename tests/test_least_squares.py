@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.exact.least_squares import expected_losses, growth, stability_limit
 from support.sampling import Bernoulli, Compensated, FullBatch, GaussianCovariance, GaussianFisher, MiniBatch, Rademacher, SparseCovariance
@@ -73,6 +75,24 @@ def test_the_limit_separates_decay_from_growth(law):
     assert limit <= stability_limit(features, FullBatch(4, 2)) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("law", [GaussianFisher(40, 3), MiniBatch(40, 3)], ids=lambda law: law.name)
+def test_the_limit_in_more_dimensions_is_where_growth_is_one(law):
+    """Lanczos (d > 4) against the dense map of the second moment; a direction without data does not count."""
+    features = np.random.default_rng(0).standard_normal((40, 6))
+    limit = stability_limit(features, law)
+    assert growth(features, law, limit) == pytest.approx(1.0, abs=1e-7)
+    assert stability_limit(np.hstack([features, np.zeros((40, 1))]), law) == pytest.approx(limit, rel=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), b=st.integers(1, 12), d=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_fisher_noise_lowers_the_limit_by_at_most_one_part_in_b_plus_one(seed, b, d):
+    features = np.random.default_rng(seed).standard_normal((12, d))
+    covariance, fisher = (stability_limit(features, law(12, b)) for law in (GaussianCovariance, GaussianFisher))
+    assert b / (b + 1) * covariance <= fisher * (1 + 1e-9)
+    assert fisher <= covariance * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -80,6 +100,7 @@ def test_the_limit_separates_decay_from_growth(law):
         (lambda: list(expected_losses(X, Y[:3], MiniBatch(4, 2), Fraction(1, 2), START, 1)), r"targets \(3,\)"),
         (lambda: list(expected_losses(X, Y, MiniBatch(4, 2), Fraction(1, 2), START, -1)), "steps = -1"),
         (lambda: stability_limit(np.zeros((4, 2)), MiniBatch(4, 2)), "all features are zero"),
+        (lambda: stability_limit(np.ones((4, 2)), MiniBatch(5, 2)), "n = 5 samples, the data has 4"),
     ],
 )
 def test_bad_input(call, message):
