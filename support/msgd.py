@@ -46,20 +46,34 @@ def weighted_backward(model: torch.nn.Module, loss: PerSampleLoss, inputs, targe
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1, or None for all at once")
     weighted, clean = 0.0, 0.0
-    for part in _parts(m, chunk):
+    for part_weighted, part_sum in backward_in_chunks(model, loss, inputs, targets, weights, chunk or max(m, 1)):
+        weighted, clean = weighted + part_weighted, clean + part_sum
+    return Losses(float(weighted), float(clean) / m, m)
+
+
+def backward_in_chunks(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, weights, chunk: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The passes of `weighted_backward`, one a chunk: yields the chunk's ``Σ w_i ℓ_i`` and ``Σ ℓ_i`` as tensors, so that no device has to be waited for."""
+    for start in range(0, len(inputs), chunk):
+        part = slice(start, start + chunk)
         losses = loss(model(inputs[part]), targets[part])
         if losses.shape != weights[part].shape:
             shape = tuple(losses.shape)
             raise ValueError(f"the loss has shape {shape} for {len(weights[part])} samples: return one number a sample (in torch: reduction='none')")
-        total = torch.dot(weights[part].to(losses.dtype), losses)
-        total.backward()
-        weighted, clean = weighted + total.detach(), clean + losses.detach().sum()
-    return Losses(float(weighted), float(clean) / m, m)
+        weighted = torch.dot(weights[part].to(losses.dtype), losses)
+        weighted.backward()
+        yield weighted.detach(), losses.detach().sum()
 
 
-def _parts(m: int, chunk: int | None) -> Iterator[slice]:
-    step = chunk or max(m, 1)
-    return (slice(start, start + step) for start in range(0, m, step))
+def draw(law: Law, generator: torch.Generator, inputs, targets):
+    """One sampling vector and the samples that it weighs: inputs, targets and weights of those whose weight a sparse law left standing, or of all n."""
+    weights = law.sample(None, generator)
+    if law.sparse:
+        kept = weights.nonzero().squeeze(1)
+        # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
+        kept = kept if len(kept) else kept.new_zeros(1)
+        weights, kept = weights[kept], kept.to(inputs.device)
+        inputs, targets = inputs[kept], targets[kept]
+    return inputs, targets, weights.to(inputs.device)
 
 
 class MSGD:
@@ -84,12 +98,7 @@ class MSGD:
         """One step on the n samples. Raises ValueError if there are not n, FloatingPointError (before the update) if the loss is not finite."""
         if len(inputs) != self.law.n:
             raise ValueError(f"the law is for n = {self.law.n} samples but the step got {len(inputs)}: give the law the number of samples")
-        weights = self.law.sample(None, self.generator).to(inputs.device)
-        if self.law.sparse:
-            kept = weights.nonzero().squeeze(1)
-            # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
-            kept = kept if len(kept) else kept.new_zeros(1)
-            inputs, targets, weights = inputs[kept], targets[kept], weights[kept]
+        inputs, targets, weights = draw(self.law, self.generator, inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
         losses = weighted_backward(self.model, self.loss, inputs, targets, weights, chunk=self.chunk)
         if not (math.isfinite(losses.weighted) and math.isfinite(losses.clean)):

@@ -85,14 +85,13 @@ def _minus(text: str) -> str:
 
 _PAGE = """<div id="@KEY@" class="noise-zoo">
 <style>
-#@KEY@ { text-align: left; border: 1px solid var(--pst-color-border, #c9ced6); border-radius: .3rem; padding: .7rem .9rem;
-  color: var(--pst-color-text-base, inherit); }
+#@KEY@ { text-align: left; border: 1px solid #c9ced6; border-radius: .3rem; padding: .7rem .9rem; background: #fff; color: #1f2933; }
+#@KEY@ p, #@KEY@ label, #@KEY@ output { color: inherit; }
 #@KEY@ .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: end; margin-bottom: .6rem; }
 #@KEY@ [hidden] { display: none; }
 #@KEY@ label { display: flex; flex-direction: column; font-size: .9em; margin: 0; }
-#@KEY@ select, #@KEY@ button { font: inherit; color: inherit; background: var(--pst-color-background, transparent);
+#@KEY@ select, #@KEY@ button { font: inherit; color: inherit; background: #fff;
   border: 1px solid currentColor; border-radius: .25rem; padding: .2rem .45rem; max-width: 100%; }
-#@KEY@ option { color: #1f2933; background: #fff; }
 #@KEY@ input { width: 8rem; max-width: 100%; accent-color: #0072B2; }
 #@KEY@ :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
 #@KEY@ .pictures { display: flex; flex-wrap: wrap; gap: .8rem; }
@@ -103,10 +102,11 @@ _PAGE = """<div id="@KEY@" class="noise-zoo">
 #@KEY@ .scroll { overflow-x: auto; }
 #@KEY@ table { border-collapse: collapse; margin: .3rem 0 0; font-size: .9em; width: auto; color: inherit; }
 #@KEY@ th, #@KEY@ td { padding: .12rem .6rem; text-align: left; white-space: nowrap; border: 0; color: inherit;
-  border-bottom: 1px solid var(--pst-color-border, #c9ced6); background: transparent; font-weight: normal; }
+  border-bottom: 1px solid #c9ced6; background: transparent; font-weight: normal; }
 #@KEY@ thead th { white-space: normal; vertical-align: bottom; }
 #@KEY@ thead th, #@KEY@ .chosen th, #@KEY@ .chosen td { font-weight: 600; }
 #@KEY@ .chosen th { box-shadow: inset .25rem 0 #0072B2; }
+@media (max-width: 500px) { #@KEY@ th, #@KEY@ td { padding: .12rem .3rem; font-size: .93em; white-space: normal; } }
 @media print { #@KEY@ .controls { display: none; } }
 </style>
 <form class="controls" hidden onsubmit="return false">

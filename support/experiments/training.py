@@ -19,9 +19,9 @@ import torch
 from tqdm import tqdm
 
 from support.experiments import checkpoints
+from support.msgd import PerSampleLoss, backward_in_chunks, draw
 from support.sampling import Law
 
-PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Additive = Callable[[torch.nn.Module, torch.Generator], None]
 
 CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "step_loss", "weighted_loss")
@@ -155,22 +155,10 @@ class Trainer:
 
     def step(self) -> None:
         """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the schedule step."""
-        inputs, targets = self.data.train
-        weights = self.law.sample(None, self.generator)
-        if self.law.sparse:
-            kept = weights.nonzero().squeeze(1)
-            # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
-            kept = kept if len(kept) else kept.new_zeros(1)
-            weights, kept = weights[kept], kept.to(self.device)
-            inputs, targets = inputs[kept], targets[kept]
-        weights = weights.to(self.device, inputs.dtype)
+        inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
         self.optimizer.zero_grad(set_to_none=True)
-        for start in range(0, len(inputs), self.chunk):
-            part = slice(start, start + self.chunk)
-            losses = self.loss(self.model(inputs[part]), targets[part])
-            weighted = torch.dot(weights[part], losses)
-            weighted.backward()
-            self.sums += torch.stack((weighted.detach(), losses.detach().sum() / len(inputs)))
+        for weighted, total in backward_in_chunks(self.model, self.loss, inputs, targets, weights, self.chunk):
+            self.sums += torch.stack((weighted, total / len(inputs)))
         if self.steps_done % self.check_every == 0:
             self._check()
         if self.additive is not None:

@@ -1,4 +1,4 @@
-"""Benchmark rows of the trainer, as ratios in one run; `support.bench` measures them beside its own and shows them on the page "How fast it runs".
+"""What the trainer costs: against a plain loop of the authors' shape, against itself without noise, and in memory.
 
 The plain loop has the shape of the authors' code: all parameters in one flat vector, images as they come in memory, all n of them in one pass, per-sample
 cross-entropy times a mask of mean one, its mean, a backward pass, and an update of the vector in Python.
@@ -6,15 +6,10 @@ cross-entropy times a mask of mean one, its mean, a backward pass, and an update
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
+
+from support.bench import measure
 
 N, B = 1000, 50
 # name: (first route, second route, threads, pairs of steps, goal); a ratio is the time of the first over that of the second
@@ -76,58 +71,29 @@ def _trainer(method: str, chunk: int = 200) -> Callable[[], object]:
 
 
 def ratio(name: str) -> dict:
-    """Median and quartiles of the ratio of two routes, whose steps alternate in pairs so that a busy machine slows both; median seconds of each."""
-    import torch
-
+    """Time of the first route's step over that of the second's."""
     first, second, threads, pairs, _ = RATIOS[name]
-    torch.set_num_threads(threads)
+    measure.threads(threads)
     steps = [_plain() if route == "plain" else _trainer(route) for route in (first, second)]
-    seconds: list[list[float]] = [[], []]
-    for pair in range(pairs + 3):
-        for which in (0, 1) if pair % 2 else (1, 0):
-            start = time.perf_counter()
-            steps[which]()
-            seconds[which].append(time.perf_counter() - start)
-    ratios = [a / b for a, b in zip(*(times[3:] for times in seconds), strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return {"median": median, "quartiles": [low, high], "pairs": pairs, "threads": threads, "seconds": [statistics.median(times[3:]) for times in seconds]}
+    return measure.ratio(*steps, pairs) | {"threads": threads}
 
 
 def peak(name: str) -> dict:
-    """Peak memory of a few full-batch steps in bytes, above that of a process that has made a step of two samples. To be called in a fresh process."""
-    import torch
-
-    torch.set_num_threads(1)
-    warm, step = _trainer("GD", 1), _trainer("GD", CHUNKS[name])
-    warm()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(3):
-        step()
-    return {"peak_bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+    """Peak memory of a few full-batch steps in bytes, above the model and its data."""
+    measure.threads(1)
+    _trainer("GD", 1)()  # a first pass loads what torch loads once
+    step = _trainer("GD", CHUNKS[name])
+    return {"peak_bytes": measure.peak_above(lambda: [step() for _ in range(3)])}
 
 
-def jobs() -> list[tuple[str, str, Callable[[], dict]]]:
-    """The rows to measure: (kind, name, function), each in a process of its own."""
-    rows = [("training_ratio", name, "--ratio") for name in RATIOS] + [("training_memory", name, "--peak") for name in CHUNKS]
-    return [(kind, name, partial(_in_own_process, flag, name)) for kind, name, flag in rows]
-
-
-def _in_own_process(*arguments: str) -> dict:
-    done = subprocess.run([sys.executable, "-m", "support.bench_training", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"benchmark {' '.join(arguments)} failed:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.splitlines()[-1])
+ROWS = {"training_ratio": {name: partial(ratio, name) for name in RATIOS}, "training_memory": {name: partial(peak, name) for name in CHUNKS}}
 
 
 def section(final: dict) -> str:
     """The part of the page about the trainer, from the numbers of a record."""
-    rows = []
-    for name, (*_, goal) in RATIOS.items():
-        row = final["training_ratio"][name]
-        (low, high), (first, second) = row["quartiles"], row["seconds"]
-        rows.append(f"| {name} | {row['median']:.2f} | {low:.2f} to {high:.2f} | {goal} | {first * 1e3:.0f} ms, {second * 1e3:.0f} ms |")
-    memory = [f"| {name} | {final['training_memory'][name]['peak_bytes'] / 2**20:,.0f} MiB |" for name in CHUNKS]
-    return _SECTION.format(n=N, ratios="\n".join(rows), memory="\n".join(memory))
+    ratios = measure.ratio_rows(RATIOS, final["training_ratio"], {name: row[-1] for name, row in RATIOS.items()})
+    memory = [f"| {name} | {measure.mebibytes(final['training_memory'][name]['peak_bytes'])} |" for name in CHUNKS]
+    return _SECTION.format(n=N, ratios=ratios, memory="\n".join(memory))
 
 
 _SECTION = """## The trainer
@@ -143,11 +109,3 @@ all images in one pass, per-sample losses times a mask). The trainer keeps chann
 |---|---|
 {memory}
 """
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=ratio.__doc__)
-    parser.add_argument("--ratio", choices=RATIOS)
-    parser.add_argument("--peak", choices=CHUNKS)
-    chosen = parser.parse_args()
-    print(json.dumps(ratio(chosen.ratio) if chosen.ratio else peak(chosen.peak)))

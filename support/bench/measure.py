@@ -1,0 +1,87 @@
+"""What every benchmark row is made with: steps in alternating pairs, peak memory, the row's own process."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Row = Callable[[], dict]
+
+
+def ratio(first: Callable[[], object], second: Callable[[], object], pairs: int) -> dict:
+    """Time of ``first`` over that of ``second``, run in alternating order so that a busy machine slows both: median, quartiles, median seconds of each."""
+    seconds: tuple[list, list] = ([], [])
+    for pair in range(pairs + 3):
+        for which in (0, 1) if pair % 2 else (1, 0):
+            start = time.perf_counter()
+            (first, second)[which]()
+            seconds[which].append(time.perf_counter() - start)
+    ratios = [a / b for a, b in zip(seconds[0][3:], seconds[1][3:], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {"median": median, "quartiles": [low, high], "pairs": pairs, "seconds": [statistics.median(times[3:]) for times in seconds]}
+
+
+def peak_above(work: Callable[[], object]) -> int:
+    """Bytes of memory that ``work`` needs at its peak above what the process holds when it starts. Call it in a fresh process: a peak is never forgotten."""
+    held = _resident()
+    work()
+    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held)
+
+
+def _resident() -> int:
+    statistics_file = Path("/proc/self/statm")
+    if statistics_file.exists():
+        return int(statistics_file.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # elsewhere the peak so far stands in for what is held
+
+
+def in_own_process(kind: str, name: str) -> dict:
+    """Measure one row in a process of its own. Raises RuntimeError with what it said if it failed."""
+    done = subprocess.run([sys.executable, "-m", "support.bench", kind, name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"benchmark row {name!r} failed:\n{done.stderr.strip()}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def threads(count: int) -> None:
+    """Set torch's threads: one where two things are compared, because a second thread that waits for a busy core would be most of what is measured."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def cross_entropy(outputs, targets):
+    """Cross-entropy of each sample."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def images(samples: int, flat: bool = False):
+    """Random inputs and labels of the LeNet's shape, or of the digits network's."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    shape = (64,) if flat else (1, 28, 28)
+    return torch.randn(samples, *shape, generator=generator), torch.randint(0, 10, (samples,), generator=generator)
+
+
+def ratio_rows(rows: dict, final: dict, goals: dict[str, str]) -> str:
+    """Lines of a Markdown table: name, ratio, quartiles, goal, median milliseconds of both."""
+    lines = []
+    for name in rows:
+        row = final[name]
+        (low, high), (first, second) = row["quartiles"], row["seconds"]
+        lines.append(f"| {name} | {row['median']:.3f} | {low:.3f} to {high:.3f} | {goals[name]} | {first * 1e3:.1f} ms, {second * 1e3:.1f} ms |")
+    return "\n".join(lines)
+
+
+def mebibytes(count: int) -> str:
+    """Bytes as a reader wants them."""
+    return f"{count / 2**20:,.0f} MiB"
