@@ -47,7 +47,7 @@ memory is measured runs in a process of its own. Seconds depend on the machine; 
 
 """
 _FOOT = """
-Measured with {threads} threads where nothing else is said, Python {python}, torch {torch}, commit `{commit}`; the whole run took {wall:.0f} s.
+Measured with Python {python}, torch {torch}, commit `{commit}`; the whole run took {wall:.0f} s.
 The numbers are in `notebooks/records/{record}.json`.
 """
 
@@ -57,15 +57,13 @@ def write_page(record: dict, path: Path) -> None:
     from support import keys
 
     source = record["provenance"]
-    foot = {"threads": record["config"]["threads"], "commit": source["commit"], "wall": source["wall_s"], "record": RECORD}
+    foot = {"commit": source["commit"], "wall": source["wall_s"], "record": RECORD}
     text = _HEAD + "\n".join(part.section(record["final"]) for part in parts())
     keys.write_whole(path, text + _FOOT.format(python=source["versions"]["python"], torch=source["versions"]["torch"], **foot))
 
 
 def main(root: Path = Path()) -> int:
     """Measure, record under ``notebooks/records``, write ``book/how_fast_it_runs.md``, and print it. Returns an exit code."""
-    import torch
-
     from support.experiments import records
 
     page = root / "book" / "how_fast_it_runs.md"
@@ -74,7 +72,7 @@ def main(root: Path = Path()) -> int:
         return 2
     start = time.perf_counter()
     final = run()
-    config = {"preset": "bench.noise_cost", "n": 1000, "b": 50, "d": 11_330, "threads": torch.get_num_threads()}
+    config = {"preset": "bench.noise_cost", "n": 1000, "b": 50, "d": 11_330, "threads": 1}
     path = records.save(root / "notebooks" / "records" / f"{RECORD}.json", config=config, final=final, wall_s=time.perf_counter() - start)
     write_page(records.read(path), page)
     print(page.read_text(encoding="utf-8"))

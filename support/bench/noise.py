@@ -90,7 +90,7 @@ def _svd(model, inputs, targets, generator):
     return draw
 
 
-# name: (route, timed repetitions); the last one takes a minute or more, so it runs once
+# name: (route, timed repetitions); the last one takes minutes, so it runs once
 ROUTES: dict[str, tuple[Callable, int]] = {
     "MSGD-Cov": (_msgd("MSGD-Cov"), 15),
     "MSGD-Cov, chunks of 300": (_msgd("MSGD-Cov", 300), 15),
@@ -116,6 +116,7 @@ def _problem(samples: int):
 
 def route(name: str) -> dict:
     """Seconds of one draw (median) and peak memory above the model and its data, in bytes."""
+    measure.threads(1)
     make, repetitions = ROUTES[name]
     model, inputs, targets, generator = _problem(N)
     # a first small pass loads what torch loads once, so that the peak is the route's own
@@ -168,7 +169,7 @@ The floor of a multiplicative step is one step of ordinary training on the same 
 
 ## Gaussian noise with the covariance of SGD
 
-Four routes to the same law N(0, C), on the LeNet with n = {n} images. The gradient noise is the gradient matrix times a Gaussian vector, so the weighted
+Four routes to the same law N(0, C), on the LeNet with n = {n} images, one thread. The gradient noise is the gradient matrix times a Gaussian vector, so the weighted
 backward pass needs no matrix. The d × d route, which the paper compares with, forms C (d² numbers) and decomposes it. The n × n route is what a careful
 programmer would do instead, and against it the advantage is a small factor.
 
