@@ -169,9 +169,9 @@ The floor of a multiplicative step is one step of ordinary training on the same 
 
 ## Gaussian noise with the covariance of SGD
 
-Four routes to the same law N(0, C), on the LeNet with n = {n} images, one thread. The gradient noise is the gradient matrix times a Gaussian vector, so the weighted
-backward pass needs no matrix. The d × d route, which the paper compares with, forms C (d² numbers) and decomposes it. The n × n route is what a careful
-programmer would do instead, and against it the advantage is a small factor.
+Four routes to the same law N(0, C), on the LeNet with n = {n} images, one thread. The gradient noise is the gradient matrix times a Gaussian vector, so
+the weighted backward pass needs no matrix. The d × d route, which the paper compares with, forms C (d² numbers) and decomposes it. The n × n route is what
+a careful programmer would do instead, and against it the advantage is a small factor.
 
 | route | time of a draw | time / MSGD-Cov | peak memory above the model and data |
 |---|---|---|---|
