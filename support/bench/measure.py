@@ -29,16 +29,17 @@ def ratio(first: Callable[[], object], second: Callable[[], object], pairs: int)
 
 def peak_above(work: Callable[[], object]) -> int:
     """Bytes of memory that ``work`` needs at its peak above what the process holds when it starts. Call it in a fresh process: a peak is never forgotten."""
-    held = _resident()
+    held = _memory("VmRSS")
     work()
-    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held)
+    return max(0, _memory("VmHWM") - held)
 
 
-def _resident() -> int:
-    statistics_file = Path("/proc/self/statm")
-    if statistics_file.exists():
-        return int(statistics_file.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # elsewhere the peak so far stands in for what is held
+def _memory(field: str) -> int:
+    """What the process holds now (VmRSS) or has held at most (VmHWM), in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the peak of getrusage would include the parent's, from before the process became this program
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def in_own_process(kind: str, name: str) -> dict:
