@@ -80,8 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "support":
+            raise
+        print(f"error: this command needs {error.name}, which is not installed: pip install '.[book]' in the root of the book's tree", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
 
 

@@ -196,8 +196,9 @@ def perform(task: Task, reason: str) -> Done:
         used = execute(task.notebook, task.output, task.values)
         if task.html:
             keys.write_whole(task.output.with_suffix(".html"), html(task.output))
-    except PageError as error:
-        return Done(task, reason, time.perf_counter() - start, str(error))
+    except (PageError, OSError) as error:  # such as a full disk
+        said = str(error) if isinstance(error, PageError) else f"{task.notebook.stem}: {error}"
+        return Done(task, reason, time.perf_counter() - start, said)
     return Done(task, reason, time.perf_counter() - start, None, used)
 
 
@@ -237,15 +238,15 @@ def _parallel(todo: list[tuple[Task, str]], jobs: int) -> Iterator[Done]:
 # --- the two commands -----------------------------------------------------------------------------------------------------------------------------------------
 
 
-def output_folder(folder: Path) -> Path:
-    """The folder for results, made if only it is missing. Raises InputError if it cannot be had or cannot be written."""
+def output_folder(folder: Path, parents: bool = False) -> Path:
+    """The folder for results, made if it is missing, with ``parents`` if they are too. Raises InputError if it cannot be had or cannot be written."""
     if not folder.is_dir():
         if folder.exists():
             raise InputError(f"output folder {str(folder)!r} is a file: name another folder")
-        if not folder.resolve().parent.is_dir():
+        if not parents and not folder.resolve().parent.is_dir():
             raise InputError(f"output folder {str(folder)!r} has no parent folder: make {str(folder.parent)!r} first, or name another")
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=parents, exist_ok=True)
         (probe := folder / ".writable").touch()
         probe.unlink()
     except OSError as error:
@@ -253,10 +254,11 @@ def output_folder(folder: Path) -> Path:
     return folder
 
 
-def _tasks(notebook: Path, points: list[dict[str, Any]], folder: Path) -> list[Task]:
+def _tasks(notebook: Path, points: list[dict[str, Any]], folder: Path, parents: bool = False) -> list[Task]:
     defaults = defaults_of(notebook)
     wanted = [(point, complete(notebook, point, defaults)) for point in points]
-    output_folder(folder)
+    _mathjax()
+    output_folder(folder, parents)
     tasks = [Task(notebook, folder / f"{file_name(notebook.stem, point)}.ipynb", values, html=True) for point, values in wanted]
     if any(task.output.resolve() == notebook.resolve() for task in tasks):
         raise InputError(f"output folder {str(folder)!r} is the page's own: the run would overwrite {notebook.name}; name another")
@@ -271,9 +273,7 @@ def _records(notebook: Path) -> Path:
 def run(notebook: Path, pairs: Iterable[tuple[str, str]] = (), file: str | None = None, folder: Path | None = None) -> int:
     """Execute a page once and write it as notebook and HTML; the exit status, 1 if the page failed. Raises InputError and ParameterError before any work."""
     given = given_parameters(notebook, file, pairs, defaults_of(notebook))
-    if folder is None:
-        (folder := Path("_build") / "runs").mkdir(parents=True, exist_ok=True)
-    (task,) = _tasks(notebook, [given], folder)
+    (task,) = _tasks(notebook, [given], folder or Path("_build") / "runs", parents=folder is None)
     (done,) = perform_all([task], 1, _records(notebook), force=True)
     if done.error:
         print(f"failed: {done.error}\n  what ran until then: {task.output.with_suffix('.failed.ipynb')}", file=sys.stderr)
@@ -322,18 +322,14 @@ def html(notebook: Path) -> str:
 
     Directives of the book's Markdown stay as they are written; links into the book, which is not there, become plain text.
     """
-    from importlib.util import find_spec
-
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    # the offline MathJax of the book; its package has hyphens in its name
-    mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
     style = keys.ROOT / "book" / "_static" / "custom.css"
     head = (
         '<script>MathJax = {tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams"}, options: {enableMenu: false}}</script>\n'
-        "<script>" + mathjax.read_text(encoding="utf-8").replace("</script", "<\\/script") + "</script>\n"
+        "<script>" + _mathjax().read_text(encoding="utf-8").replace("</script", "<\\/script") + "</script>\n"
         "<style>" + (style.read_text(encoding="utf-8") if style.is_file() else "") + "</style>"
     )
     template = (
@@ -347,3 +343,12 @@ def html(notebook: Path) -> str:
             cell.outputs = [output for output in cell.outputs if "data" not in output or any(re.match("text/|image/", kind) for kind in output.data)]
     body, _ = exporter.from_notebook_node(content, resources={"mathjax_head": head, "metadata": {"name": notebook.stem, "path": str(notebook.parent)}})
     return re.sub(r' href="\.\./\.\./book/[^"]*"', "", body)
+
+
+def _mathjax() -> Path:
+    """The script of the book's offline MathJax, whose package has hyphens in its name. Raises ModuleNotFoundError where it is not installed."""
+    from importlib.util import find_spec
+
+    if (found := find_spec("sphinx-mathjax-offline")) is None:
+        raise ModuleNotFoundError("no MathJax to put into the HTML", name="sphinx-mathjax-offline")
+    return Path(found.origin).parent / "static" / "mathjax" / "tex-svg.js"

@@ -43,10 +43,10 @@ class GradientMatrix:
     """``∇𝓛(θ)``, d x n, of a model and a per-sample loss on n samples, without storing it.
 
     model: any torch module whose loss of sample i depends on sample i alone.  loss(outputs, targets): per-sample losses, shape (m,).
-    inputs, targets: n samples along the first axis.  theta: parameters as one vector of shape (d,), in the order of ``model.named_parameters()``
-    (None: the model's own, as they are now).  chunk: samples evaluated at once (None: all).
-    Raises CoupledLossError for BatchNorm on batch statistics, active dropout, or any other coupling; ValueError for empty data, a loss that already averages,
-    theta of another shape, chunk < 1; FloatingPointError where a product is not finite.
+    inputs, targets: n samples along the first axis.  theta: the parameters that require a gradient as one vector of shape (d,) and of the model's type, in the
+    order of ``model.named_parameters()`` (None: the model's own, as they are now).  chunk: samples evaluated at once (None: all).
+    Raises CoupledLossError for BatchNorm on batch statistics, active dropout, or any other coupling; ValueError for empty data, a model without parameters, a
+    loss that already averages, theta of another shape, chunk < 1; FloatingPointError where a product is not finite.
     """
 
     def __init__(self, model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, *, theta: torch.Tensor | None = None, chunk: int | None = None):
@@ -57,10 +57,12 @@ class GradientMatrix:
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
         self.chunk = min(chunk or len(inputs), len(inputs))
         own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        if not own:
+            raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: give a model with some, or unfreeze it")
         self._shapes = {name: p.shape for name, p in own.items()}
         self._fixed = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()] if name not in own}
         self.n, self.d = len(inputs), sum(p.numel() for p in own.values())
-        self.theta = torch.cat([p.reshape(-1) for p in own.values()]) if theta is None else self._of_length(theta.detach(), self.d, "theta")
+        self.theta = torch.cat([p.reshape(-1) for p in own.values()]) if theta is None else self._of_length(theta.detach().clone(), self.d, "theta")
         _refuse_coupled(model)
         self._refuse_other_coupling()
         self._mean: torch.Tensor | None = None
@@ -219,14 +221,20 @@ class NoiseCovariance:
         return g @ (math.sqrt(self._a) * white + along * white.mean())
 
     def estimate_trace(self, probes: int, generator: torch.Generator, level: float = 0.95) -> Estimate:
-        """The trace from `probes` draws, ``E|v|²``: one backward pass each, no per-sample gradients; Student interval."""
-        return _student(torch.stack([v.square().sum() for v in self._draws(probes, generator)]), level)
+        """The trace from `probes` draws, ``E|v|²``: one backward pass each, no per-sample gradients; Student interval.
+
+        Raises ValueError for fewer than 2 probes, or a level outside (0, 1).
+        """
+        return _student(torch.stack([v.square().sum() for v in self._draws(probes, generator, level)]), level)
 
     def estimate_diagonal(self, probes: int, generator: torch.Generator, level: float = 0.95) -> Estimate:
-        """The diagonal from `probes` draws; the exact χ² interval of a Gaussian variance, each coordinate at `level`. Sums as it goes: memory 2d."""
+        """The diagonal from `probes` draws; the exact χ² interval of a Gaussian variance, each coordinate at `level`. Sums as it goes: memory 2d.
+
+        Raises as `estimate_trace`.
+        """
         from scipy import stats
 
-        total = sum(v.square() for v in self._draws(probes, generator))
+        total = sum(v.square() for v in self._draws(probes, generator, level))
         low, high = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], probes)
         return Estimate(total / probes, total / low, total / high, level, probes)
 
@@ -238,9 +246,11 @@ class NoiseCovariance:
         product = lambda u: (self @ torch.as_tensor(u, dtype=like.dtype, device=like.device).reshape(-1)).double().cpu().numpy()  # noqa: E731
         return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=float)
 
-    def _draws(self, probes: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    def _draws(self, probes: int, generator: torch.Generator, level: float) -> Iterator[torch.Tensor]:
         if probes < 2:
             raise ValueError(f"probes = {probes} give no interval: draw at least 2")
+        if not 0 < level < 1:
+            raise ValueError(f"level = {level} is no probability between 0 and 1: give one such as 0.95")
         return (self.draw(generator) for _ in range(probes))
 
 

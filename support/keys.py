@@ -46,14 +46,14 @@ class Inputs:
 
     @classmethod
     def take(cls, records: Path, package: Path = PACKAGE) -> Inputs:
-        """Read the digests now: the package's modules and ledger, and the files of the folder ``records``."""
+        """Read the digests now: the package's modules and ledger, and the files of the folder ``records`` (but hidden ones, which are being written)."""
         from support.claims import ledger
 
         return cls(
             constraints=file_digest(package.parent / "constraints.txt"),
             modules={_module_name(path, package): file_digest(path) for path in package.rglob("*.py")},
             claims={name: json_digest(asdict(claim)) for name, claim in ledger.load().items()},
-            records={path.relative_to(records).as_posix(): file_digest(path) for path in sorted(records.rglob("*")) if path.is_file()},
+            records={path.relative_to(records).as_posix(): file_digest(path) for path in sorted(records.rglob("[!.]*")) if path.is_file()},
         )
 
     def of(self, names: Mapping[str, Iterable[str]]) -> dict[str, str]:

@@ -36,19 +36,27 @@ class Losses:
 def weighted_backward(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, weights, *, chunk: int | None = None) -> Losses:
     """Add ``∇_θ Σ_i w_i ℓ_i(θ)``, the gradient matrix times w, to the parameters' ``.grad``.
 
-    inputs, targets: m samples along the first axis; weights: shape (m,).  loss(outputs, targets) gives per-sample losses of shape (m,), not their mean.
+    inputs, targets: m ≥ 1 samples along the first axis; weights: a tensor of shape (m,).
+    loss(outputs, targets) gives per-sample losses of shape (m,), not their mean.
     chunk: samples evaluated at once (None: all). Memory is that of one chunk; the result equals that of a single chunk up to rounding.
-    Raises ValueError for a loss that is no vector of one number a sample, weights of another length, or chunk < 1.
+    Raises ValueError for a loss that is no vector of one number a sample, no samples, weights of another length, or chunk < 1.
     """
-    m = len(inputs)
-    if weights.shape != (m,) or len(targets) != m:
-        raise ValueError(f"{m} inputs came with {len(targets)} targets and weights of shape {tuple(weights.shape)}: give one target and one weight a sample")
+    m, shape = len(inputs), tuple(getattr(weights, "shape", ()))
+    if m == 0:
+        raise ValueError("there are 0 inputs: give at least one sample")
+    if shape != (m,) or len(targets) != m:
+        raise ValueError(f"{m} inputs came with {len(targets)} targets and weights of shape {shape}: give one target and one weight a sample")
+    _check_chunk(chunk)
+    weighted, clean = 0.0, 0.0
+    for part_weighted, part_sum in backward_in_chunks(model, loss, inputs, targets, weights, chunk or m):
+        weighted, clean = weighted + part_weighted, clean + part_sum
+    weighted, clean = torch.stack((weighted, clean)).tolist()  # both at once: a device is waited for a single time
+    return Losses(weighted, clean / m, m)
+
+
+def _check_chunk(chunk: int | None) -> None:
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1, or None for all at once")
-    weighted, clean = 0.0, 0.0
-    for part_weighted, part_sum in backward_in_chunks(model, loss, inputs, targets, weights, chunk or max(m, 1)):
-        weighted, clean = weighted + part_weighted, clean + part_sum
-    return Losses(float(weighted), float(clean) / m, m)
 
 
 def backward_in_chunks(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, weights, chunk: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -85,11 +93,17 @@ class MSGD:
 
     law: a law with ``law.n`` equal to the number of samples that each call gets.  generator: torch generator that draws W (on the device of the weights).
     chunk: samples a forward and backward pass holds at once.  The whole of MSGD is `weighted_backward`; this class only draws W and steps.
+    Raises TypeError for a law or a generator that is none (a numpy generator included), ValueError for chunk < 1.
     """
 
     def __init__(
         self, model: torch.nn.Module, loss: PerSampleLoss, optimizer: torch.optim.Optimizer, law: Law, *, generator: torch.Generator, chunk: int | None = None
     ):
+        if not isinstance(law, Law):
+            raise TypeError(f"law = {law!r} is no law of the sampling vector: give one, such as support.sampling.by_name('MSGD-Cov', n, b)")
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator = {generator!r} is no torch generator: give torch.Generator().manual_seed(seed)")
+        _check_chunk(chunk)
         self.model, self.loss, self.optimizer, self.law = model, loss, optimizer, law
         self.generator, self.chunk = generator, chunk
         self.steps = 0

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 
 class ParameterError(ValueError):
@@ -32,23 +33,30 @@ def begin(name: str, /, **parameters) -> None:
     """Start the page ``name`` with the values of its parameters cell.
 
     Checks their types against the book's, and notes whether they are the book's: only then does a verdict that contradicts the ledger stop the page.
-    Raises ParameterError for a missing, unknown or ill-typed parameter.
+    Raises ParameterError for a missing, unknown or ill-typed parameter, and for a file of sets without the set ``default``.
     """
     current.name, current.default = name, False
     for kind in _used.values():
         kind.clear()
     sets = Path.cwd().parent / "parameters" / f"{name}.yaml"
     if sets.is_file():
-        defaults = load_sets(sets)["default"]
+        if not isinstance(defaults := read_mapping(sets).get("default"), dict):
+            raise ParameterError(f"{str(sets)!r} has no set 'default': repeat the page's parameters cell there")
         validate(name, parameters, defaults, complete=True)
         current.default = parameters == defaults
 
 
-def load_sets(path: Path) -> dict[str, dict]:
-    """Read the named parameter sets of a page: a mapping from a set's name to its parameters."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of parameters, or of a page's named sets of them. Raises ParameterError if it cannot be read or is no mapping."""
     import yaml
 
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(f"parameter file {str(path)!r} is no YAML: {str(error).splitlines()[0]}; write lines such as `b: 25`") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"parameter file {str(path)!r} holds no mapping: write lines such as `b: 25`")
+    return content
 
 
 def validate(name: str, parameters: dict, defaults: dict, complete: bool = False) -> None:

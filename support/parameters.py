@@ -59,13 +59,18 @@ def defaults_of(notebook: Path, content=None) -> dict[str, Any]:
 
 
 def named_set(notebook: Path, name: str) -> dict[str, Any]:
-    """The set ``name`` of a page, from ``parameters/<page>.yaml`` in the folder above the page's. The sets default and smoke, where left out, are empty."""
+    """The set ``name`` of a page, from ``parameters/<page>.yaml`` in the folder above the page's. The sets default and smoke, where left out, are empty.
+
+    Raises InputError for a set that is not there, ParameterError for a file or a set that is no mapping.
+    """
     path = notebook.resolve().parent.parent / "parameters" / f"{notebook.stem}.yaml"
-    sets = page.load_sets(path) if path.is_file() else {}
+    sets = page.read_mapping(path) if path.is_file() else {}
     if name not in sets and name not in ("default", "smoke"):
         known = ", ".join(sets or ("default", "smoke"))
         raise InputError(f"{name!r} is no set of parameters of page {notebook.stem!r}: give one of {known}, or a YAML or JSON file")
-    return sets.get(name) or {}
+    if not isinstance(found := sets.get(name) or {}, dict):
+        raise page.ParameterError(f"the set {name!r} in {str(path)!r} is no mapping: write lines such as `b: 25` below its name")
+    return found
 
 
 def value(text: str, default: Any = None) -> Any:
@@ -113,6 +118,8 @@ def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any
             raise InputError(f"grid axis {axis!r} names {name!r} a second time: give all its values at once, as {name}=1,2,3")
         # commas inside brackets or quotes belong to a value
         items = re.findall(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+|(?<=,)(?=,|$)|^(?=,)""", texts)
+        if ",".join(items) != texts:
+            raise InputError(f"grid axis {axis!r} is malformed: close every bracket and quote")
         found[name] = [item for text in items for item in _axis_values(axis, text.strip(), defaults.get(name))]
         if len({repr(item) for item in found[name]}) < len(found[name]):
             raise InputError(f"grid axis {axis!r} holds a value twice: give each once")
@@ -133,20 +140,15 @@ def _axis_values(axis: str, text: str, default: Any) -> list:
 
 
 def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters from a YAML or JSON file (or a page's named set) and, over them, from ``name value`` pairs."""
+    """Parameters from a YAML or JSON file (or a page's named set) and, over them, from ``name value`` pairs.
+
+    Raises InputError for a file or set that is not there, ParameterError for one that is no mapping.
+    """
     found: dict[str, Any] = {}
     if file is not None and Path(file).suffix in (".yaml", ".yml", ".json"):
         if not Path(file).is_file():
             raise InputError(f"no parameter file {file!r}: give a YAML or JSON mapping of names to values")
-        import yaml
-
-        try:
-            content = page.load_sets(Path(file))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"parameter file {file!r} is no YAML: {str(error).splitlines()[0]}; write lines such as `b: 25`") from None
-        if not isinstance(content, dict):
-            raise InputError(f"parameter file {file!r} holds no mapping: write lines such as `b: 25`")
-        found |= content
+        found |= page.read_mapping(Path(file))
     elif file is not None:
         found |= named_set(notebook, file)
     return found | {name: value(text, defaults.get(name)) for name, text in pairs}
@@ -155,5 +157,5 @@ def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str
 def file_name(stem: str, given: Mapping[str, Any]) -> str:
     """The name of a result, such as ``page__b=10__seed=1``; values that a file name cannot hold are shortened and told apart by a digest."""
     plain = "".join(f"__{name}={item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items())
-    safe = re.sub(r"[^\w.=+-]+", "-", plain)[:120]
+    safe = re.sub(r"[^\w.=+-]+", "-", plain, flags=re.ASCII)[:120]  # a name's limit is in bytes
     return stem + safe + ("" if safe == plain else "-" + keys.json_digest(dict(given))[:8])

@@ -66,10 +66,15 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float
 
 
 def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
-    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band. Returns (mean, low, high)."""
+    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band (none for one run). Returns (mean, low, high).
+
+    Raises ValueError for runs of another shape, or none.
+    """
     from scipy import stats
 
     runs = np.asarray(runs, dtype=float)
+    if runs.ndim != 2 or len(runs) == 0 or runs.shape[1] != len(x):
+        raise ValueError(f"runs have shape {runs.shape}: give one row a run, at least one, with a number for each of the {len(x)} points x")
     mean = runs.mean(0)
     half = np.zeros_like(mean)
     if len(runs) > 1:

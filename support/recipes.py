@@ -1,5 +1,8 @@
 r"""The zoo of noise classes from one recipe, and every moment of theirs by counting, in fractions.
 
+A second way to what `support.sampling` says, on purpose: there a law states its covariance and draws; here it is only a recipe, whose moments are counted over
+all picks (`counted`, `moments`). Neither takes a covariance from the other, and pages and tests hold them against each other.
+
 Ten laws of `support.sampling`, one recipe: pick slots, give each the same weight, add noise to it, centre the noise or not.
 
     W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
@@ -21,7 +24,6 @@ import numpy as np
 from support.sampling import (
     Bernoulli,
     Compensated,
-    Exchangeable,
     FullBatch,
     GaussianCovariance,
     GaussianFisher,
@@ -62,25 +64,6 @@ class Recipe:
     variance: Fraction = Fraction(0)
     noise: str = "none"
     centred: bool = False
-
-    @property
-    def mean(self) -> Fraction:
-        """Mean of a weight: ``floor + slot · size/n``."""
-        return self.floor + self.slot * Fraction(self.size, self.n)
-
-    @property
-    def covariance(self) -> Exchangeable:
-        """``slot² Var[N] + σ² (E diag N − [E N Nᵀ/size])``, where N counts the slots of every sample."""
-        n, p = self.n, Fraction(self.size, self.n)
-        counts = {
-            "all": (Fraction(0), Fraction(0)),
-            "subset": (p * (1 - p) * Fraction(n, n - 1), -p * (1 - p) / (n - 1)),
-            "draws": (p, -p / n),
-            "coins": (p * (1 - p), Fraction(0)),
-        }
-        a, c = counts[self.pick]
-        centring = Fraction(1, self.size) if self.centred else 0
-        return Exchangeable(n, self.slot**2 * a + self.variance * (p - centring * a), self.slot**2 * c - self.variance * centring * (c + p**2))
 
     def picks(self) -> Iterator[tuple[Fraction, tuple[int, ...]]]:
         """Every pick as (probability, number of slots of each sample): 1, C(n, size), C(n + size − 1, size) or 2^n of them."""
@@ -147,8 +130,11 @@ def parts(law: Law, g) -> Iterator[tuple]:
     """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions or integers, n of them.
 
     V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth moments are not.
+    Raises ValueError for g of another length.
     """
     r, g = recipe(law), np.array(g, dtype=object)
+    if g.shape != (law.n,):
+        raise ValueError(f"g has shape {g.shape}: give one number for each of the n = {law.n} samples")
     for p, counts in r.picks():
         total, squares = np.array(counts) @ g, np.array(counts) @ g**2
         spread = squares - total**2 * Fraction(1, r.size) if r.centred else squares

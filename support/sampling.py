@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,16 +63,19 @@ class Exchangeable:
 
     def __matmul__(self, x):
         """Product with a numpy array or torch tensor x whose first axis has length n."""
-        if x.shape[0] != self.n:
-            raise ValueError(f"cannot multiply a {self.n} x {self.n} matrix with an array of shape {tuple(x.shape)}: its first axis must be n = {self.n}")
+        shape = tuple(getattr(x, "shape", ()))
+        if shape[:1] != (self.n,):
+            raise ValueError(f"cannot multiply a {self.n} x {self.n} matrix with an array of shape {shape}: its first axis must be n = {self.n}")
         return float(self.a) * x + float(self.c) * x.sum(0)
 
 
-def _integer(name: str, value, low: int, high: int | None, why: str) -> None:
+def _integer(name: str, value, low: int, high: int | None, why: str) -> int:
+    """The value as Python's own integer, whose products cannot overflow."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} = {value!r} is not an integer: give a whole number of samples")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} = {value} is out of range: {why}")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,13 @@ class Law:
     sparse: ClassVar[bool] = False  # whether W has exact zeros, so that only the other samples need to be evaluated
 
     def __post_init__(self):
-        _integer("n", self.n, 2, None, "a sampling noise needs at least n = 2 samples")
-        _integer("b", self.b, 1, self.n, f"a batch holds between 1 and n = {self.n} samples")
+        self._count("n", 2, None, "a sampling noise needs at least n = 2 samples")
+        self._count("b", 1, self.n, f"a batch holds between 1 and n = {self.n} samples")
         if not isinstance(self.replace, (bool, np.bool_)):
             raise TypeError(f"replace = {self.replace!r} is not a boolean: give True or False")
+
+    def _count(self, name: str, low: int, high: int | None, why: str) -> None:
+        object.__setattr__(self, name, _integer(name, getattr(self, name), low, high, why))
 
     @property
     def mean(self) -> Fraction:
@@ -110,8 +117,9 @@ class Law:
         """Draw sampling vectors: shape (size, n), or (n,) for ``size=None``.
 
         A numpy Generator gives float64 arrays, a torch Generator gives tensors of torch's default type on the generator's device.
+        Raises TypeError for another generator or a size that is no integer, ValueError for a negative size.
         """
-        weights = self._draw(1 if size is None else size, source(generator))
+        weights = self._draw(_size(size), source(generator))
         return weights[0] if size is None else weights
 
     def _draw(self, size: int, random):
@@ -121,6 +129,10 @@ class Law:
     def sgd_covariance(self) -> Exchangeable:
         """``K = k(I − 11ᵀ/n)``: covariance of mini-batch SGD with this n, b and ``replace`` (Wu et al. 2020, Proposition 1)."""
         return _centred(self.n, sgd_scale(self.n, self.b, self.replace))
+
+
+def _size(size: int | None) -> int:
+    return 1 if size is None else _integer("size", size, 0, None, "give a number of draws ≥ 0, or None for one vector")
 
 
 def sgd_scale(n: int, b: int, replace: bool = True) -> Fraction:
@@ -139,10 +151,7 @@ class MiniBatch(Law):
     name = "SGD"
     sparse = True
     citation = f"{_WU}, Proposition 1"
-
-    @property
-    def covariance(self):
-        return self.sgd_covariance
+    covariance = Law.sgd_covariance
 
     def _draw(self, size, random):
         draw = random.indices if self.replace else random.subsets
@@ -181,10 +190,7 @@ class GaussianCovariance(Law):
 
     name = "MSGD-Cov"
     citation = f"{_WU}, Section 4.1"
-
-    @property
-    def covariance(self):
-        return self.sgd_covariance
+    covariance = Law.sgd_covariance
 
     def _draw(self, size, random):
         noise = random.normal((size, self.n))
@@ -213,10 +219,7 @@ class Rademacher(Law):
 
     name = "M-SGD-Rademacher"
     citation = "Wu (2019), talk on the noise of SGD, GD-Rademacher"
-
-    @property
-    def covariance(self):
-        return Exchangeable(self.n, Fraction(1, self.b * self.n), Fraction(0))
+    covariance = GaussianFisher.covariance
 
     def _draw(self, size, random):
         return 1 / self.n + random.signs((size, self.n)) / math.sqrt(self.b * self.n)
@@ -262,7 +265,7 @@ class _LargeBatch(Law):
 
     def __post_init__(self):
         super().__post_init__()
-        _integer("B", self.B, self._least_B, self.n, f"{type(self).__name__} draws between {self._least_B} and n = {self.n} samples for its noise")
+        self._count("B", self._least_B, self.n, f"{type(self).__name__} draws between {self._least_B} and n = {self.n} samples for its noise")
 
 
 @dataclass(frozen=True)
@@ -274,10 +277,7 @@ class SparseFisher(_LargeBatch):
 
     name = "MSGD-[Fisher-B]"
     citation = f"{_WU}, Section 4.4, corrected"
-
-    @property
-    def covariance(self):
-        return Exchangeable(self.n, Fraction(1, self.b * self.n), Fraction(0))
+    covariance = GaussianFisher.covariance
 
     def _draw(self, size, random):
         noise = random.normal((size, self.B)) / math.sqrt(self.b * self.B)
@@ -294,10 +294,7 @@ class SparseCovariance(_LargeBatch):
     name = "MSGD-[Cov-B]"
     citation = f"{_WU}, Figure 3"
     _least_B = 2
-
-    @property
-    def covariance(self):
-        return self.sgd_covariance
+    covariance = Law.sgd_covariance
 
     def _draw(self, size, random):
         noise = random.normal((size, self.B)) * math.sqrt(sgd_scale(self.n, self.b, self.replace) * Fraction(self.n - 1, self.B - 1))
@@ -329,11 +326,11 @@ class Compensated(_LargeBatch):
             raise ValueError(f"kind = {self.kind!r} is unknown: choose 'covariance' or 'fisher'")
         super().__post_init__()
         if self.kind == "covariance":
-            _integer("B", self.B, 2, self.n, "noise centred within the batch needs B ≥ 2")
+            self._count("B", 2, self.n, "noise centred within the batch needs B ≥ 2")
         if self.b > self.B:
             raise ValueError(f"B = {self.B} is smaller than b = {self.b}: noise can be added to a large batch, not taken from a small one; choose B ≥ b")
-        if self.scale is not None and not 0 <= self.scale < math.inf:
-            raise ValueError(f"scale = {self.scale} is no variance: give a finite τ² ≥ 0, or None for the exact match")
+        if self.scale is not None and not (isinstance(self.scale, Real) and 0 <= self.scale < math.inf):
+            raise ValueError(f"scale = {self.scale!r} is no variance: give a finite τ² ≥ 0, or None for the exact match")
 
     @property
     def name(self) -> str:
@@ -357,8 +354,11 @@ class Compensated(_LargeBatch):
         return Exchangeable(n, base + B * tau2 / n, -base / n)
 
     def slot_weights(self, size: int | None, generator):
-        """The weights of a batch's slots alone, shape (size, B) or (B,), for a loop whose loader draws the batch: multiply per-sample losses and sum."""
-        weights = self._slots(1 if size is None else size, source(generator))
+        """The weights of a batch's slots alone, shape (size, B) or (B,), for a loop whose loader draws the batch: multiply per-sample losses and sum.
+
+        Types and errors as in `sample`.
+        """
+        weights = self._slots(_size(size), source(generator))
         return weights[0] if size is None else weights
 
     def _slots(self, size, random):
@@ -372,8 +372,8 @@ class Compensated(_LargeBatch):
 
 _PLAIN = {law.name.lower(): law for law in (MiniBatch, FullBatch, GaussianCovariance, GaussianFisher, Rademacher, Bernoulli)}
 _SIZED = (
-    (re.compile(r"msgd-\[(?:fisher)-(\d+)\]"), SparseFisher, {}),
-    (re.compile(r"msgd-\[(?:cov)-(\d+)\]"), SparseCovariance, {}),
+    (re.compile(r"msgd-\[fisher-(\d+)\]"), SparseFisher, {}),
+    (re.compile(r"msgd-\[cov-(\d+)\]"), SparseCovariance, {}),
     (re.compile(r"\[msgd-fisher\]-(\d+)"), Compensated, {"kind": "fisher"}),
     (re.compile(r"\[msgd-cov\]-(\d+)"), Compensated, {"kind": "covariance"}),
 )
@@ -383,8 +383,10 @@ NAMES = (*(law.name for law in _PLAIN.values()), SparseFisher.name, SparseCovari
 def by_name(name: str, n: int, b: int, *, replace: bool = True) -> Law:
     """The law that the papers call ``name``, such as "SGD", "MSGD-Cov", "MSGD-[Fisher-100]" or "[MSGD-Cov]-1000" (the number is B; case does not matter).
 
-    Raises ValueError for an unknown name, naming the closest one.
+    Raises ValueError for an unknown name, naming the closest one, and what the law raises for its counts.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name = {name!r} is no text: give the name of a noise class, such as 'MSGD-Cov'")
     wanted = name.strip().lower()
     if wanted in _PLAIN:
         return _PLAIN[wanted](n, b, replace=replace)
@@ -393,5 +395,5 @@ def by_name(name: str, n: int, b: int, *, replace: bool = True) -> Law:
             return law(n, b, int(match.group(1)), replace=replace, **options)
     known = {known.lower(): known for known in NAMES}
     close = difflib.get_close_matches(re.sub(r"\d+", "b", wanted), known, 1)
-    hint = f"; did you mean {known[close[0]]!r}?" if close else ""
-    raise ValueError(f"unknown noise class {name!r}{hint} Known: {', '.join(NAMES)} (B is a number)")
+    hint = f"did you mean {known[close[0]]!r}? " if close else ""
+    raise ValueError(f"unknown noise class {name!r}: {hint}Known are {', '.join(NAMES)}, with a number for B")

@@ -46,10 +46,12 @@ def zoo(n: int, b: int, B: int, *, chosen: str = "SGD", largest: int = 10, seed:
     n, b, chosen: what it shows first (n is cut to ``largest``, b to n).  B: the large batch, see `large_batch`.  seed: of the first draws.
     key: id of the element, unique on its page.
     Without a script (print, a notebook that is not trusted) the table stays, with the values of this n and b, drawn with replacement.
-    Raises ValueError for a class that is not in `NAMES`.
+    Raises ValueError for a class that is not in `NAMES`, or largest < 3.
     """
     if chosen not in NAMES:
         raise ValueError(f"chosen = {chosen!r} is no class of the zoo: choose from {', '.join(NAMES)}")
+    if largest < 3:
+        raise ValueError(f"largest = {largest} leaves no choice of n: give at least 3")
     n = max(3, min(n, largest))
     b = max(1, min(b, n))
     data = {

@@ -72,7 +72,10 @@ def test_a_grid_is_the_product_of_its_axes():
     assert grid(["widths=[1, 2],[3]"], {"widths": [1]}) == [{"widths": [1, 2]}, {"widths": [3]}]
 
 
-@pytest.mark.parametrize("axis", ["b", "b=", "=3", "b=1..", "b=5..1", "b=1,,2", "b=,1", "b=1,", "b=1,1", "b=1..3,2", "b c=1", "b=1.5..2"])
+MALFORMED = ["b", "b=", "=3", "b=1..", "b=5..1", "b=1,,2", "b=,1", "b=1,", "b=1,1", "b=1..3,2", "b c=1", "b=1.5..2", "b=[1,2", "name=it's"]
+
+
+@pytest.mark.parametrize("axis", MALFORMED)
 def test_a_malformed_axis_is_refused(axis):
     with pytest.raises(InputError, match="axis"):
         grid([axis], DEFAULTS)
@@ -87,9 +90,9 @@ def test_an_axis_given_twice_and_an_empty_grid_are_refused():
 
 def test_file_names_are_safe_and_distinct():
     assert file_name("p", {"b": 10, "seed": 1}) == "p__b=10__seed=1"
-    names = {file_name("p", {"x": text}) for text in ("a/b", "a b", "a:b", "../b", "a" * 300, "a" * 301)}
-    assert len(names) == 6
-    assert all(len(name) < 140 and "/" not in name and " " not in name for name in names)
+    names = {file_name("p", {"x": text}) for text in ("a/b", "a b", "a:b", "../b", "a" * 300, "a" * 301, "雜" * 99, "雜" * 98)}
+    assert len(names) == 8
+    assert all(len(name.encode()) < 140 and "/" not in name and " " not in name for name in names)
 
 
 def test_execution_is_clean_and_repeatable(tmp_path):
@@ -246,6 +249,10 @@ def test_digests_follow_the_files(tmp_path):
     first = keys.Inputs.take(tmp_path / "records", package)
     assert set(first.modules) == {"support", "support.a", "support.deep", "support.deep.b"}
     assert first.records == {}
+    (tmp_path / "records" / "run").mkdir(parents=True)
+    for name in ("1.json", ".2.json.part"):  # the second is on its way
+        (tmp_path / "records" / "run" / name).write_text("1", encoding="utf-8")
+    assert set(keys.Inputs.take(tmp_path / "records", package).records) == {"run/1.json"}
     (package / "a.py").write_text("2", encoding="utf-8")
     second = keys.Inputs.take(tmp_path / "records", package)
     assert {name for name in first.modules if first.modules[name] != second.modules[name]} == {"support.a"}

@@ -59,6 +59,9 @@ def test_the_ledger_is_whole():
         ({"measured": 0.52, "interval": (0.51, 0.53), "printed": 0.5, "true": 0.52}, "corrected"),
         ({"measured": 0.52, "interval": (0.51, 0.53), "printed": 0.6, "relation": "<"}, "confirmed"),
         ({"measured": True, "printed": True}, "confirmed"),
+        ({"measured": Fraction(1, 3), "printed": 1 / 3}, "confirmed"),
+        ({"measured": np.array([Fraction(1, 3)], dtype=object), "printed": np.array([0.3]), "true": np.array([1 / 3])}, "corrected"),
+        ({"measured": 5.0, "printed": float("inf"), "relation": "<"}, "confirmed"),
         ({"measured": 7, "printed": 8}, "refuted"),
     ],
 )
@@ -96,6 +99,12 @@ def test_a_contradiction_stops_the_books_page_and_turns_a_tinkerers_box_amber(en
         ({"measured": {"a": 1}, "printed": 1}, "same cases as measured: a"),
         ({"measured": np.ones(3), "printed": np.ones(2)}, r"shape \(3,\)"),
         ({"measured": float("nan"), "printed": 1.0}, "not finite"),
+        ({"measured": float("nan"), "printed": 1.0, "interval": (0.0, 2.0)}, "not finite"),
+        ({"measured": 1.0, "printed": float("nan")}, "stated value nan is not a number"),
+        ({"measured": {}, "printed": {}}, "measured names no case"),
+        ({"measured": np.array([]), "printed": np.array([])}, "is empty"),
+        ({"measured": 1.0, "printed": 1.0, "interval": (2.0, 0.0)}, r"interval = \(2.0, 0.0\) is none: give \(low, high\)"),
+        ({"measured": 1.0, "printed": 1.0, "interval": (float("nan"), 2.0)}, "is none"),
     ],
 )
 def test_bad_numbers(entry, numbers, message):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -56,6 +57,22 @@ def test_bad_parameters_are_refused(refused, tiny, tmp_path):
     assert "jobs = 0" in refused("batch", tiny, "-p", "b=1", "-o", out, "-j", "0")
     assert "the page's own" in refused("run", tiny, "-o", tiny.parent)
     assert not out.exists()
+
+
+def test_a_refused_run_leaves_nothing_where_it_was_asked(refused, tiny, tmp_path, monkeypatch):
+    (tmp_path / "else where").mkdir()
+    monkeypatch.chdir(tmp_path / "else where")
+    assert "no parameter 'c'" in refused("run", tiny, "-p", "c", "1")
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_package_that_is_missing_is_named(refused, tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nbformat", None)
+    assert "needs nbformat, which is not installed: pip install" in refused("run", tiny, "-o", tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "needs sphinx-mathjax-offline" in refused("run", tiny, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_book_is_wanted_where_there_is_none(refused, tmp_path, monkeypatch):

@@ -167,6 +167,8 @@ def test_a_coupling_without_a_name_is_found():
         (lambda m, f, x, y: GradientMatrix(m, f, x, y).covariance(MiniBatch(5, 2)), ValueError, "n = 5 samples, the gradient matrix has 13"),
         (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().dense(limit_bytes=100), ValueError, "dense 123 x 123 .*operator @ u"),
         (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()), ValueError, "probes = 1"),
+        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_diagonal(9, torch.Generator(), level=95), ValueError, "level = 95"),
+        (lambda m, f, x, y: GradientMatrix(m.requires_grad_(False), f, x, y), ValueError, "Sequential has no parameter that requires a gradient"),
         (lambda m, f, x, y: GradientMatrix(m, f, x * float("inf"), y).mean, FloatingPointError, "123 of 123 numbers .* not finite"),
     ],
 )

@@ -96,10 +96,13 @@ def test_fisher_noise_lowers_the_limit_by_at_most_one_part_in_b_plus_one(seed, b
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: list(expected_losses(X, Y, MiniBatch(5, 2), Fraction(1, 2), START, 1)), "n = 5 samples, the data has 4"),
-        (lambda: list(expected_losses(X, Y[:3], MiniBatch(4, 2), Fraction(1, 2), START, 1)), r"targets \(3,\)"),
-        (lambda: list(expected_losses(X, Y, MiniBatch(4, 2), Fraction(1, 2), START, -1)), "steps = -1"),
+        (lambda: expected_losses(X, Y, MiniBatch(5, 2), Fraction(1, 2), START, 1), "n = 5 samples, the data has 4"),
+        (lambda: expected_losses(X, Y[:3], MiniBatch(4, 2), Fraction(1, 2), START, 1), r"targets \(3,\)"),
+        (lambda: expected_losses(X, Y, MiniBatch(4, 2), Fraction(1, 2), START, -1), "steps = -1"),
         (lambda: stability_limit(np.zeros((4, 2)), MiniBatch(4, 2)), "all features are zero"),
+        (lambda: stability_limit(np.full((4, 2), np.nan), MiniBatch(4, 2)), "8 of 8 features are not finite"),
+        (lambda: stability_limit(np.ones(4), MiniBatch(4, 2)), r"features have shape \(4,\): give an array of shape \(n, d\)"),
+        (lambda: growth(np.ones((4, 2)), MiniBatch(5, 2), 0.1), "n = 5 samples, the data has 4"),
         (lambda: stability_limit(np.ones((4, 2)), MiniBatch(5, 2)), "n = 5 samples, the data has 4"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -150,10 +151,15 @@ def test_nan_loss_stops_before_the_update(problem):
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(3)), r"weights of shape \(3,\)"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y[:3], torch.ones(N)), "3 targets"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), chunk=0), "chunk = 0"),
+        (lambda m, x, y: weighted_backward(m, cross_entropy, x[:0], y[:0], torch.ones(0)), "0 inputs: give at least one"),
+        (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, [1 / N] * N), r"weights of shape \(\)"),
+        (lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=torch.Generator(), chunk=0), "chunk = 0"),
+        (lambda m, x, y: MSGD(m, cross_entropy, None, "SGD", generator=torch.Generator()), "law = 'SGD' is no law"),
+        (lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=np.random.default_rng(0)), "is no torch generator: give"),
     ],
 )
 def test_bad_input(problem, call, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
         call(*problem)
     assert "\n" not in str(caught.value)
 

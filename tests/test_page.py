@@ -52,6 +52,14 @@ def test_a_forgotten_parameter_is_refused(folder):
         page.begin("p", n=7)
 
 
+@pytest.mark.parametrize(("text", "message"), [("smoke: {n: 5}", "has no set 'default'"), ("", "holds no mapping"), ("default: [", "is no YAML")])
+def test_a_broken_file_of_sets_is_refused(folder, text, message):
+    (folder / "parameters" / "p.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(page.ParameterError, match=message) as caught:
+        page.begin("p", **GOOD)
+    assert "\n" not in str(caught.value)
+
+
 def test_away_from_its_parameter_sets_a_page_runs_as_a_tinkerers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page.begin("p", n=3)
@@ -89,8 +97,17 @@ def test_broken_records_are_refused(tmp_path):
         records.read(path)
     with pytest.raises(records.RecordError, match="cannot be written"):
         records.save(path / "below_a_file.json", config={}, final={}, wall_s=0)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(records.RecordError, match="JSON"):
         records.save(tmp_path / "nan.json", config={}, final={"loss": float("nan")}, wall_s=0)
+
+
+def test_a_folder_that_cannot_be_written_is_known_before(tmp_path):
+    records.check_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(records.RecordError, match=r"cannot be written .* name another"):
+            records.check_folder(folder)
 
 
 def test_importing_the_package_imports_no_torch():

@@ -41,6 +41,13 @@ def test_a_band_is_a_student_interval():
     np.testing.assert_allclose(mean, runs.mean(0))
 
 
+@pytest.mark.parametrize("runs", [[1, 2], [], [[1, 2, 3]]])
+def test_a_band_needs_runs_of_the_length_of_x(runs):
+    _, ax = plotting.figure()
+    with pytest.raises(ValueError, match="one row a run"):
+        plotting.band(ax, [0, 1], runs, colour="black")
+
+
 def test_every_noise_class_has_a_colour_of_its_own():
     colours = [plotting.CLASS_COLOURS[name] for name in NAMES]
     assert len(set(colours)) == len(NAMES)

@@ -215,6 +215,7 @@ def test_a_run_of_another_process_is_left_alone(tmp_path, capsys):
         (["wu.fig9"], "no preset 'wu.fig9': choose one of wu.fig1a"),
         (["wu.fig1a", "--scale", "huge"], "no scale 'huge': choose one of smoke, book, paper"),
         (["wu.fig1a", "--methods", "SGD,Adam"], "no method 'Adam': choose among GD, SGD"),
+        (["wu.fig1a", "--methods", "SGD,sgd"], "methods 'SGD,sgd' name one twice"),
         (["wu.fig1a", "--seeds", "3..1"], "seeds '3..1' hold no seed"),
         (["wu.fig1a", "--seeds", "x"], "seeds 'x' are malformed"),
         (["wu.fig1a", "--jobs", "0"], "jobs = 0"),
@@ -225,6 +226,14 @@ def test_bad_requests_are_refused_before_any_work(tmp_path, capsys, arguments, m
     assert experiments(tmp_path, "run", *arguments) == 2
     shown = capsys.readouterr()
     assert message in shown.err and shown.err.count("\n") == 1 and not (tmp_path / "records").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "records").touch()
+    assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke", "--methods", "GD") == 2
+    shown = capsys.readouterr()
+    assert "records cannot be written (File exists): name another" in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_missing_data_folder_is_refused_before_any_work(tmp_path, capsys, monkeypatch):

@@ -184,6 +184,18 @@ def test_sparse_laws_touch_only_their_batch():
         assert law.sparse == bool((law.sample(200, rng) == 0).any())
 
 
+def test_counts_of_numpy_do_not_overflow():
+    law = Bernoulli(np.int32(60_000), np.uint8(50))
+    assert law == Bernoulli(60_000, 50)
+    assert law.covariance == Bernoulli(60_000, 50).covariance
+    assert SparseFisher(300, np.uint8(20), np.uint8(200)).covariance.a == Fraction(1, 6000)
+
+
+def test_no_draws_are_an_empty_array():
+    for law in every_law():
+        assert law.sample(0, np.random.default_rng(0)).shape == law.sample(0, torch.Generator()).shape == (0, 6)
+
+
 def test_scales_of_the_authors_weights():
     """The standard deviations of n·W that match SGD(b) without replacement, computed by hand for the settings of the paper."""
     assert math.sqrt(1000**2 * GaussianFisher(1000, 20).covariance.a) == pytest.approx(7.0711, abs=5e-5)
@@ -225,6 +237,13 @@ def test_by_name_understands_the_papers_names():
         (lambda: Compensated(9, 2, 10), ValueError, "B = 10 .* n = 9"),
         (lambda: Compensated(9, 2, 4, "diagonal"), ValueError, "kind = 'diagonal'"),
         (lambda: Compensated(9, 2, 4, scale=-1), ValueError, "scale = -1"),
+        (lambda: Compensated(9, 2, 4, scale=float("nan")), ValueError, "scale = nan"),
+        (lambda: Compensated(9, 2, 4, scale="small"), ValueError, "scale = 'small' is no variance"),
+        (lambda: MiniBatch(5, 2).sample(-1, np.random.default_rng(0)), ValueError, "size = -1 .* draws ≥ 0"),
+        (lambda: Compensated(5, 2, 3).slot_weights(2.5, np.random.default_rng(0)), TypeError, "size = 2.5 is not an integer"),
+        (lambda: MiniBatch(5, 2).covariance @ [1.0] * 5, ValueError, "first axis must be n = 5"),
+        (lambda: by_name(None, 5, 2), TypeError, "name = None"),
+        (lambda: by_name("noise", 5, 2), ValueError, "unknown noise class 'noise': Known are SGD, GD"),
         (lambda: SparseCovariance(9, 2, 1), ValueError, "B = 1"),
         (lambda: by_name("MSGD-Kov", 5, 2), ValueError, "did you mean 'MSGD-Cov'"),
         (lambda: by_name("[MSGD-Cov]-1", 5, 1), ValueError, "B = 1"),

@@ -320,6 +320,9 @@ def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
         with checkpoints.lock(path):
             assert checkpoints.holder(path) == str(os.getpid())
     assert checkpoints.holder(path) == ""
+    with pytest.raises(Stopped), checkpoints.lock(path):
+        raise Stopped
+    assert checkpoints.holder(path) == ""  # nor after a run that failed
 
 
 @pytest.mark.parametrize(

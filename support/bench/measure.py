@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-Row = Callable[[], dict]
-
 
 def ratio(first: Callable[[], object], second: Callable[[], object], pairs: int) -> dict:
     """Time of ``first`` over that of ``second``, run in alternating order so that a busy machine slows both: median, quartiles, median seconds of each."""

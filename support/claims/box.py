@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from support.claims.check import Verdict
 
-_COLUMNS = ("case", "measured", "printed", "true", "interval")
-_HEADINGS = {"case": "", "measured": "measured", "printed": "as printed", "true": "corrected", "interval": "interval"}
+# columns of a verdict's numbers, here and on the ledger page, with their headings
+HEADINGS = {"case": "", "measured": "measured", "printed": "as printed", "true": "corrected", "interval": "interval"}
 # every page stands two folders below the book's root, so one relative address serves all
 _LEDGER = "../../book/ledger.html"
 
@@ -40,8 +40,8 @@ def _warning(verdict: Verdict) -> str:
 
 def html(verdict: Verdict) -> str:
     """The box: statement, numbers, verdict, link to the ledger. Amber where the verdict contradicts the ledger."""
-    claim, columns = verdict.claim, [c for c in _COLUMNS if any(c in row for row in verdict.rows)]
-    head = "".join(f"<th>{_HEADINGS[c]}</th>" for c in columns)
+    claim, columns = verdict.claim, [c for c in HEADINGS if any(c in row for row in verdict.rows)]
+    head = "".join(f"<th>{HEADINGS[c]}</th>" for c in columns)
     amber, link = "" if verdict.agrees else " claim-amber", f"{_LEDGER}#{anchor(claim.id, 'claim')}"
     heading = "What is true" if verdict.verdict != "confirmed" else "More exactly"
     body = "".join("<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows)
@@ -65,5 +65,5 @@ def text(verdict: Verdict) -> str:
     """The box in plain text."""
     lines = [f"[{verdict.verdict}] {verdict.claim.id} ({verdict.claim.where})"]
     for row in verdict.rows:
-        lines.append("  " + "; ".join(f"{_HEADINGS[c] or 'case'}: {row[c]}" for c in _COLUMNS if c in row))
+        lines.append("  " + "; ".join(f"{HEADINGS[c] or 'case'}: {row[c]}" for c in HEADINGS if c in row))
     return "\n".join([*lines, *(f"  {line}" for line in (verdict.note, _warning(verdict)) if line)])

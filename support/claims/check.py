@@ -59,11 +59,12 @@ def check(claim_id: str, *, measured, printed, true=None, interval=None, relatio
     printed: what the paper's statement gives for the same quantity, of the same shape.   true: what the corrected statement gives, if there is one.
     interval: (low, high) for a sampled quantity, or a dict of such pairs; its level and seed belong into `note`.
     relation: how a right statement stands to its measurement, ``measured RELATION printed``, one of ==, <=, >=, <, >.
-    rtol, atol: tolerance for floats without interval; integers, Fractions and booleans are compared exactly.
+    rtol, atol: tolerance for floats without interval; integers, Fractions and booleans are compared exactly among each other.
     note: one line saying what was computed.
 
-    Raises KeyError for an unknown id, ValueError where the claim's verdict is a written one, where shapes differ, or where an interval is too wide to decide;
-    VerdictMismatch if the verdict contradicts the ledger and the page runs with the book's parameters (with others the box turns amber).
+    Raises KeyError for an unknown id, ValueError where the claim's verdict is a written one, where there is nothing to compare, a number is none (nan), shapes
+    differ, or an interval is upside down or too wide to decide; VerdictMismatch if the verdict contradicts the ledger and the page
+    runs with the book's parameters (with others the box turns amber).
     """
     verdict = judge(claim_id, measured=measured, printed=printed, true=true, interval=interval, relation=relation, rtol=rtol, atol=atol, note=note)
     _show(verdict)
@@ -101,16 +102,17 @@ def _cases(measured, printed, true, interval) -> list[dict[str, Any]]:
     """One dict a named case; without names, one case."""
     if not isinstance(measured, Mapping):
         return [{"case": None, "measured": measured, "printed": printed, "true": true, "interval": interval}]
+    if not measured:
+        raise ValueError("measured names no case: a verdict needs numbers")
     for name, given in (("printed", printed), ("true", true), ("interval", interval)):
         if given is not None and (not isinstance(given, Mapping) or set(given) != set(measured)):
             raise ValueError(f"{name} must name the same cases as measured: {', '.join(map(str, measured))}")
-    return [
-        {"case": str(k), "measured": m, "printed": printed[k], "true": true and true[k], "interval": interval and interval[k]} for k, m in measured.items()
-    ]
+    return [{"case": str(k), "measured": m, "printed": printed[k], "true": true and true[k], "interval": interval and interval[k]} for k, m in measured.items()]
 
 
-def _exact(value) -> bool:
-    return isinstance(value, (bool, np.bool_, int, np.integer, Fraction)) or (isinstance(value, np.ndarray) and value.dtype.kind in "biu")
+def _exact(array: np.ndarray) -> bool:
+    """Whether an array holds integers, Fractions or booleans alone."""
+    return array.dtype.kind in "biu" or (array.dtype == object and all(isinstance(x, (int, np.bool_, np.integer, Fraction)) for x in array.flat))
 
 
 def _holds(measured, stated, interval, relation, rtol, atol) -> bool | None:
@@ -118,19 +120,27 @@ def _holds(measured, stated, interval, relation, rtol, atol) -> bool | None:
     m, s = np.asarray(measured), np.asarray(stated)
     if m.shape != s.shape and s.shape != ():
         raise ValueError(f"measured has shape {m.shape}, the stated value {s.shape}: give both the same shape")
+    if m.size == 0:
+        raise ValueError(f"measured = {measured!r} is empty: a verdict needs numbers")
+    exact = _exact(m) and _exact(s)
+    if not exact and not np.all(np.isfinite(m.astype(float))):
+        raise ValueError(f"measured = {measured!r} is not finite: a verdict needs numbers")
+    if not exact and np.isnan(s.astype(float)).any():
+        raise ValueError(f"the stated value {stated!r} is not a number: a verdict needs numbers")
     if interval is not None:
         low, high = interval
+        if not np.all(np.asarray(low) <= np.asarray(high)):
+            raise ValueError(f"interval = {interval!r} is none: give (low, high) with low ≤ high")
         if relation == "==":
             return bool(np.all((low <= s) & (s <= high)))
         surely = _RELATIONS[relation](high if relation[0] == "<" else low, s)
         possibly = _RELATIONS[relation](low if relation[0] == "<" else high, s)
         return True if np.all(surely) else None if np.all(possibly) else False
-    if m.dtype == object or s.dtype == object or (_exact(measured) and _exact(stated)):
+    if exact:
         return bool(np.all(m == s if relation == "==" else _RELATIONS[relation](m, s)))
-    if not np.all(np.isfinite(m.astype(float))):
-        raise ValueError(f"measured = {measured!r} is not finite: a verdict needs numbers")
-    slack = atol + rtol * np.abs(s.astype(float))
-    difference = m.astype(float) - s.astype(float)
+    stated_float = s.astype(float)
+    slack = atol + rtol * np.where(np.isinf(stated_float), 0, np.abs(stated_float))  # a bound may be infinite
+    difference = m.astype(float) - stated_float
     if relation == "==":
         return bool(np.all(np.abs(difference) <= slack))
     # an inequality between floats is read generously by rounding, a strict one strictly

@@ -20,13 +20,12 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from support.claims import ledger
-from support.claims.box import anchor, css_class
+from support.claims.box import HEADINGS, anchor, css_class
 from support.claims.check import MIME
 
 NO_CHECK = "no check yet"
 _THEBE = ("init_thebe_core", "update_thebe_context")
 _LOG = logging.getLogger(__name__)
-_COLUMNS = (("measured", "measured"), ("printed", "as printed"), ("true", "corrected"), ("interval", "interval"))
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Ledger(SphinxDirective):
         line += [nodes.Text("Checked on "), nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True)]
         part += [line, *([_text(verdict["note"], "claim-note")] if verdict["note"] else [])]
         rows = verdict["rows"]
-        columns = [(key, heading) for key, heading in (("case", ""), *_COLUMNS) if any(key in row for row in rows)]
+        columns = [(key, heading) for key, heading in HEADINGS.items() if any(key in row for row in rows)]
         # an equality is the usual relation; another one is said between the quantities it compares
         relation = "" if verdict["relation"] == "==" else f"measured {verdict['relation']} "
         headings = [relation + heading if key in ("printed", "true") else heading for key, heading in columns]

@@ -14,10 +14,12 @@ from support.sampling import Law
 
 
 def _moment_step(features, targets, law: Law, lr):
-    """The map of the second moment M of z = (θ, 1) under one step: ``M' = Ā M Āᵀ + η² (a Σ_i m_i z_i z_iᵀ + c n² ĝ-term)``."""
-    n, d = features.shape
-    if law.n != n:
-        raise ValueError(f"the law is for n = {law.n} samples, the data has {n}: give the law this number of samples")
+    """The map of the second moment M of z = (θ, 1) under one step, and the rows ρ_i = (x_i, −y_i) that give the residuals ``ρ_iᵀ z``.
+
+    With γ_i = (x_i, 0), the direction of the i-th gradient, and ``T = Σ_i γ_i ρ_iᵀ``: ``M' = A M Aᵀ + η² (a Σ_i (ρ_iᵀ M ρ_i) γ_i γ_iᵀ + c T M Tᵀ)``, where
+    A = I − η T/n is the mean step.
+    """
+    n, d = _sizes(features, law)
     exact = features.dtype == object
     covariance = law.covariance
     a, c, mean = (x if exact else float(x) for x in (covariance.a, covariance.c, law.mean))
@@ -35,30 +37,42 @@ def _moment_step(features, targets, law: Law, lr):
     return step, residual
 
 
+def _sizes(features, law: Law) -> tuple[int, int]:
+    if np.ndim(features) != 2:
+        raise ValueError(f"features have shape {np.shape(features)}: give an array of shape (n, d)")
+    if law.n != len(features):
+        raise ValueError(f"the law is for n = {law.n} samples, the data has {len(features)}: give the law this number of samples")
+    return features.shape
+
+
 def expected_losses(features, targets, law: Law, lr, theta, steps: int) -> Iterator:
     """Exact ``E L(θ_k)``, L the mean of the n losses, for k = 0 … steps, started at theta.
 
     features: (n, d); targets: (n,); theta: (d,); arrays of Fractions with a Fraction ``lr`` give Fractions, O(n d²) a step.
     Raises ValueError for a law of another n, shapes that do not fit, or steps < 0.
     """
-    n, d = features.shape
+    n, d = _sizes(features, law)
     if targets.shape != (n,) or np.shape(theta) != (d,):
         raise ValueError(f"features of shape {features.shape} came with targets {targets.shape} and theta {np.shape(theta)}: they must be ({n},) and ({d},)")
     if steps < 0:
         raise ValueError(f"steps = {steps} is negative: give a number of steps ≥ 0")
     step, residual = _moment_step(features, targets, law, lr)
-    start = np.append(theta, 1)
-    moment = np.outer(start, start)
-    for k in range(steps + 1):
-        yield ((residual @ moment) * residual).sum() / (2 * n)
-        if k < steps:
-            moment = step(moment)
+
+    def losses():
+        start = np.append(theta, 1)
+        moment = np.outer(start, start)
+        for k in range(steps + 1):
+            yield ((residual @ moment) * residual).sum() / (2 * n)
+            if k < steps:
+                moment = step(moment)
+
+    return losses()  # a generator of its own, so that bad input is refused at the call and not at the first loss
 
 
 def growth(features, law: Law, lr: float) -> float:
     """Spectral radius of the map of the second moment of θ − θ*, where all residuals vanish at θ*: the factor by which E|θ − θ*|² grows a step in the long run.
 
-    Needs a d(d+1)/2-dimensional eigenproblem; for small d.
+    features: (n, d). Needs a d(d+1)/2-dimensional eigenproblem; for small d. Raises ValueError for a law of another n.
     """
     features = np.asarray(features, dtype=float)
     d = features.shape[1]
@@ -78,14 +92,15 @@ def stability_limit(features, law: Law) -> float:
 
     A step takes M = E (θ−θ*)(θ−θ*)ᵀ to ``M − η 𝓛(M) + η² 𝒩(M)``, with ``𝓛(M) = HM + MH`` and ``𝒩(M) = (1 + c n²) HMH + a Σ_i x_i x_iᵀ (x_iᵀ M x_i)``. Both
     preserve positivity (𝓛 in its inverse), so the step contracts if and only if η 𝓛⁻¹𝒩 has spectral radius ρ below 1. Directions without data do not count.
-    In one dimension, with m₂, m₄ the means of x² and x⁴: ``2m₂ / (m₂² + a n m₄ + c n² m₂²)``. Raises ValueError for data that is all zero.
+    In one dimension, with m₂, m₄ the means of x² and x⁴: ``2m₂ / (m₂² + a n m₄ + c n² m₂²)``. Raises ValueError for a law of another n
+    and for data that is all zero or not finite.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     features = np.asarray(features, dtype=float)
-    n, d = features.shape
-    if law.n != n:
-        raise ValueError(f"the law is for n = {law.n} samples, the data has {n}: give the law this number of samples")
+    n, d = _sizes(features, law)
+    if not np.isfinite(features).all():
+        raise ValueError(f"{(~np.isfinite(features)).sum()} of {features.size} features are not finite: clean the data first")
     curvature, axes = np.linalg.eigh(features.T @ features / n)
     if not curvature[-1] > 0:
         raise ValueError("all features are zero: there is no learning rate at which anything happens")

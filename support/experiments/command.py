@@ -79,11 +79,15 @@ def run_preset(options: argparse.Namespace) -> int:
     setting = preset.setting(options.scale)
     seeds = seeds_of(options.seeds)
     methods = [preset.method(name) for name in options.methods.split(",")] if options.methods else list(preset.methods)
+    if len(set(methods)) < len(methods):
+        raise RequestError(f"methods {options.methods!r} name one twice: write each once")
     for name in ("jobs", "threads"):
         if getattr(options, name) < 1:
             raise RequestError(f"{name} = {getattr(options, name)} is too few: give at least 1")
     presets.check_device(options.device)
     data.load(setting.dataset)
+    for folder in (options.output, options.work):
+        records.check_folder(folder)
     missing = []
     for seed in seeds:
         for method in methods:

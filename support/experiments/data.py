@@ -173,7 +173,7 @@ def load(name: str = "digits") -> Images:
     if name not in NAMES:
         raise DataError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
     folder = os.environ.get("SUPPORT_DATA")
-    return _load(name, Path(folder) if folder else None)
+    return _load(name, Path(folder).expanduser() if folder else None)
 
 
 @lru_cache(maxsize=2)

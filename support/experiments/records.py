@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 from support import page
@@ -25,16 +26,29 @@ class RecordError(ValueError):
 def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: dict | None = None, device: str = "cpu") -> Path:
     """Write a record atomically (a file beside it, then a rename) and return its path.
 
-    Raises RecordError if the folder cannot be written, ValueError for a number that is not finite (JSON has none).
+    Raises RecordError if the folder cannot be written, or for a number that is not finite (JSON has none).
     """
     path = Path(path)
     record = {"config": config, "curves": curves or {}, "final": final, "provenance": provenance(wall_s, device)}
-    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise RecordError(f"record {path} would hold a number that is not finite, which JSON has not ({error}): look at the run") from error
     try:
         write_bytes(path, (text + "\n").encode())
     except OSError as error:
         raise RecordError(f"record {path} cannot be written ({error.strerror}): choose a folder that exists and has room") from error
     return path
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder if it is missing. Raises RecordError if it cannot be had or cannot be written, so that this is known before a run and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecordError(f"folder {folder} cannot be written ({error.strerror}): name another") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
