@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(does=does)
         return sub
 
-    page = "notebooks/noise/sampling_noise.ipynb"
+    page = "notebooks/noise/multiplicative_sgd.ipynb"
     single = command("run", _run, "execute one page with parameters; writes notebook and HTML", f"run {page} -p b 25")
     does = "execute one page at every point of a grid, in parallel; continues where it was stopped"
     grid = command("batch", _batch, does, f"batch {page} -p b=10,20,50 -p seed=1..5 -o runs")
