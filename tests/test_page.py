@@ -111,6 +111,6 @@ def test_a_folder_that_cannot_be_written_is_known_before(tmp_path):
 
 
 def test_importing_the_package_imports_no_torch():
-    """`import support` and the laws stay light; the time itself is measured by `make bench`, not here."""
+    """`import support` and the laws stay light, because nothing heavy is imported with them."""
     code = "import sys, support, support.sampling, support.claims; assert not {'torch', 'yaml', 'matplotlib', 'IPython'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
