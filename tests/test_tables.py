@@ -1,0 +1,17 @@
+"""Tables of pages: what their HTML holds, and refused rows."""
+
+import pytest
+
+from support.tables import table
+
+
+def test_numbers_get_minus_signs_and_names_do_not_break():
+    html = table(("method", "points"), [("MSGD-Cov", "-0.5 ± 1 [-2, 3e-4]")]).data
+    assert "<th>method</th><th>points</th>" in html
+    assert "MSGD\u2011Cov" in html
+    assert "\u22120.5&nbsp;±&nbsp;1 [\u22122, 3e-4]" in html
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="3 cells, the head has 2"):
+        table(("a", "b"), [(1, 2, 3)])
