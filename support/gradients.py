@@ -76,14 +76,14 @@ class GradientMatrix:
         """``∇𝓛 w = ∇(Σ_i w_i ℓ_i)`` for weights of shape (n,): shape (d,), one backward pass."""
         w = self._of_length(w, self.n, "the vector of weights")
         total = torch.zeros_like(self.theta)
-        for part in self._parts():
-            total += grad(lambda theta, part=part: w[part].to(theta.dtype) @ self._losses(theta, part))(self.theta)
-        return _finite(total)
+        for part in self.parts():
+            total += grad(lambda theta, part=part: w[part].to(theta.dtype) @ self.losses_at(theta, part))(self.theta)
+        return finite(total)
 
     def transposed(self, u: torch.Tensor) -> torch.Tensor:
         """``∇𝓛ᵀ u``, the slope of every sample's loss along u of shape (d,): shape (n,), one forward-mode pass."""
         u = self._of_length(u, self.d, "the direction").to(self.theta.dtype)
-        return _finite(torch.cat([self._slopes(u, part) for part in self._parts()]))
+        return finite(torch.cat([self._slopes(u, part) for part in self.parts()]))
 
     @property
     def mean(self) -> torch.Tensor:
@@ -95,7 +95,7 @@ class GradientMatrix:
     def losses(self) -> torch.Tensor:
         """The losses ℓ_i(θ), shape (n,)."""
         with torch.no_grad():
-            return torch.cat([self._losses(self.theta, part) for part in self._parts()])
+            return torch.cat([self.losses_at(self.theta, part) for part in self.parts()])
 
     def columns(self) -> Iterator[torch.Tensor]:
         """Per-sample gradients, chunk by chunk: tensors of shape (d, at most chunk)."""
@@ -103,8 +103,8 @@ class GradientMatrix:
         def one(theta, x, y):
             return self.loss(self._outputs(theta, x[None]), y[None])[0]
 
-        for part in self._parts():
-            yield _finite(vmap(grad(one), in_dims=(None, 0, 0))(self.theta, self.inputs[part], self.targets[part]).T)
+        for part in self.parts():
+            yield finite(vmap(grad(one), in_dims=(None, 0, 0))(self.theta, self.inputs[part], self.targets[part]).T)
 
     def dense(self) -> torch.Tensor:
         """The matrix itself, shape (d, n): n·d numbers."""
@@ -122,7 +122,8 @@ class GradientMatrix:
 
     # --- what the above is made of
 
-    def _parts(self) -> Iterator[slice]:
+    def parts(self) -> Iterator[slice]:
+        """The chunks of samples, in their order."""
         return (slice(start, min(start + self.chunk, self.n)) for start in range(0, self.n, self.chunk))
 
     def _outputs(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
@@ -130,22 +131,27 @@ class GradientMatrix:
         parameters = {name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
         return functional_call(self.model, {**parameters, **self._fixed}, (inputs,))
 
-    def _losses(self, theta: torch.Tensor, part: slice) -> torch.Tensor:
-        losses = self.loss(self._outputs(theta, self.inputs[part]), self.targets[part])
+    def outputs_at(self, theta: torch.Tensor, part: slice) -> torch.Tensor:
+        """The model's outputs for one chunk at any parameters: a function of theta that can be differentiated, as often as the model can."""
+        return self._outputs(theta, self.inputs[part])
+
+    def losses_at(self, theta: torch.Tensor, part: slice) -> torch.Tensor:
+        """The losses of one chunk at any parameters, shape (m,): a function of theta like `outputs_at`. Raises ValueError for a loss that already averages."""
+        losses = self.loss(self.outputs_at(theta, part), self.targets[part])
         if losses.shape != (part.stop - part.start,):
             shape, m = tuple(losses.shape), part.stop - part.start
             raise ValueError(f"the loss has shape {shape} for {m} samples: return one number a sample, not their mean (in torch: reduction='none')")
         return losses
 
     def _slopes(self, u: torch.Tensor, part: slice) -> torch.Tensor:
-        return jvp(lambda theta: self._losses(theta, part), (self.theta,), (u,))[1]
+        return jvp(lambda theta: self.losses_at(theta, part), (self.theta,), (u,))[1]
 
     def _refuse_other_coupling(self) -> None:
         """Evaluate a few samples together and one by one: whatever couples them shows as a difference."""
         few = min(self.n, 4)
         with torch.no_grad():
-            together = self._losses(self.theta, slice(0, few))
-            alone = torch.cat([self._losses(self.theta, slice(i, i + 1)) for i in range(few)])
+            together = self.losses_at(self.theta, slice(0, few))
+            alone = torch.cat([self.losses_at(self.theta, slice(i, i + 1)) for i in range(few)])
         tolerance = 1e3 * torch.finfo(together.dtype).eps
         if torch.isfinite(together).all() and not torch.allclose(together, alone, rtol=tolerance, atol=tolerance):
             raise CoupledLossError(
@@ -160,20 +166,47 @@ class GradientMatrix:
         return vector
 
 
-class NoiseCovariance:
+class SymmetricOperator:
+    """A symmetric d x d matrix that is known by its products ``operator @ u`` with u of shape (d,) or (d, m), in the type and on the device of ``θ``."""
+
+    def __init__(self, gradients: GradientMatrix):
+        self.gradients = gradients
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d, d)."""
+        return self.gradients.d, self.gradients.d
+
+    def to_scipy(self):
+        """A `scipy.sparse.linalg.LinearOperator` (float64 outside, the model's type inside), for `eigsh` and its like."""
+        from scipy.sparse.linalg import LinearOperator
+
+        like = self.gradients.theta
+        product = lambda u: (self @ torch.as_tensor(u, dtype=like.dtype, device=like.device).reshape(-1)).double().cpu().numpy()  # noqa: E731
+        return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=float)
+
+    def refuse_dense(self, limit_bytes: float) -> None:
+        """Raise ValueError where the d² numbers of the dense matrix exceed ``limit_bytes``."""
+        d, size = self.gradients.d, self.gradients.d**2 * self.gradients.theta.element_size()
+        if size > limit_bytes:
+            raise ValueError(f"a dense {d} x {d} matrix takes {size / 2**30:.1f} GiB: use products (operator @ u), or raise limit_bytes")
+
+
+class NoiseCovariance(SymmetricOperator):
     """``∇𝓛 (aI + c11ᵀ) ∇𝓛ᵀ``, d x d, symmetric, without storing it: the empirical Fisher, or the gradient covariance C(θ) of a law.
 
     A product costs one forward-mode and one backward pass over the samples (and, the first time, one backward pass for ∇L where c is not 0).
     """
 
     def __init__(self, gradients: GradientMatrix, weights: Exchangeable):
-        self.gradients, self.weights = gradients, weights
+        super().__init__(gradients)
+        self.weights = weights
         self._a, self._c = float(weights.a), float(weights.c)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(d, d)."""
-        return self.gradients.d, self.gradients.d
+    def rank(self) -> int:
+        """The largest rank that the matrix can have: d, or the rank of the weights' covariance, n, less one where the weights have a fixed sum."""
+        return min(self.gradients.d, self.gradients.n - (self.weights.total_variance == 0))
 
     def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
         """The product with u of shape (d,) or (d, m)."""
@@ -182,20 +215,18 @@ class NoiseCovariance:
         g = self.gradients
         u = g._of_length(u, g.d, "the direction").to(g.theta.dtype)
         total = torch.zeros_like(g.theta)
-        for part in g._parts():
+        for part in g.parts():
             slopes = g._slopes(u, part)
-            total += grad(lambda theta, part=part, slopes=slopes: slopes @ g._losses(theta, part))(g.theta)
+            total += grad(lambda theta, part=part, slopes=slopes: slopes @ g.losses_at(theta, part))(g.theta)
         total *= self._a
         if self._c:
             total += self._c * g.n**2 * (g.mean @ u) * g.mean
-        return _finite(total)
+        return finite(total)
 
     def dense(self, limit_bytes: float = 2**31) -> torch.Tensor:
         """The matrix itself, shape (d, d), summed over chunks of per-sample gradients. Raises ValueError where its d² numbers exceed ``limit_bytes``."""
         g = self.gradients
-        size = g.d**2 * g.theta.element_size()
-        if size > limit_bytes:
-            raise ValueError(f"a dense {g.d} x {g.d} matrix takes {size / 2**30:.1f} GiB: use products (operator @ u), or raise limit_bytes")
+        self.refuse_dense(limit_bytes)
         total = torch.zeros(g.d, g.d, dtype=g.theta.dtype, device=g.theta.device)
         for columns in g.columns():
             total.addmm_(columns, columns.T)
@@ -225,7 +256,7 @@ class NoiseCovariance:
 
         Raises ValueError for fewer than 2 probes, or a level outside (0, 1).
         """
-        return _student(torch.stack([v.square().sum() for v in self._draws(probes, generator, level)]), level)
+        return student_interval(torch.stack([v.square().sum() for v in self._draws(probes, generator, level)]), level)
 
     def estimate_diagonal(self, probes: int, generator: torch.Generator, level: float = 0.95) -> Estimate:
         """The diagonal from `probes` draws; the exact χ² interval of a Gaussian variance, each coordinate at `level`. Sums as it goes: memory 2d.
@@ -238,30 +269,29 @@ class NoiseCovariance:
         low, high = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], probes)
         return Estimate(total / probes, total / low, total / high, level, probes)
 
-    def to_scipy(self):
-        """A `scipy.sparse.linalg.LinearOperator` (float64 outside, the model's type inside), for `eigsh` and its like."""
-        from scipy.sparse.linalg import LinearOperator
-
-        like = self.gradients.theta
-        product = lambda u: (self @ torch.as_tensor(u, dtype=like.dtype, device=like.device).reshape(-1)).double().cpu().numpy()  # noqa: E731
-        return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=float)
-
     def _draws(self, probes: int, generator: torch.Generator, level: float) -> Iterator[torch.Tensor]:
-        if probes < 2:
-            raise ValueError(f"probes = {probes} give no interval: draw at least 2")
-        if not 0 < level < 1:
-            raise ValueError(f"level = {level} is no probability between 0 and 1: give one such as 0.95")
+        check_probes(probes, level)
         return (self.draw(generator) for _ in range(probes))
 
 
-def _student(draws: torch.Tensor, level: float) -> Estimate:
+def check_probes(probes: int, level: float) -> None:
+    """Refuse what gives no interval. Raises ValueError for fewer than 2 probes, or a level outside (0, 1)."""
+    if probes < 2:
+        raise ValueError(f"probes = {probes} give no interval: draw at least 2")
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level} is no probability between 0 and 1: give one such as 0.95")
+
+
+def student_interval(draws: torch.Tensor, level: float) -> Estimate:
+    """The mean of independent draws along the first axis, with Student's interval of confidence `level`."""
     from scipy import stats
 
     half = stats.t.ppf((1 + level) / 2, len(draws) - 1) * draws.std(0) / math.sqrt(len(draws))
     return Estimate(draws.mean(0), draws.mean(0) - half, draws.mean(0) + half, level, len(draws))
 
 
-def _finite(vector: torch.Tensor) -> torch.Tensor:
+def finite(vector: torch.Tensor) -> torch.Tensor:
+    """The tensor as it came. Raises FloatingPointError where a number is not finite."""
     bad = int((~torch.isfinite(vector)).sum())
     if bad:
         raise FloatingPointError(f"{bad} of {vector.numel()} numbers of a gradient product are not finite: look for infinite losses or parameters")

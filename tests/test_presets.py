@@ -52,7 +52,9 @@ def test_the_headline_preset_is_the_papers_setting_as_the_code_has_it():
 def test_every_scale_is_a_setting_that_can_be_built(preset):
     assert set(preset.scales) == {"smoke", "book", "paper"}
     for scale, setting in preset.scales.items():
-        assert {knob: asdict(setting)[knob] for knob in preset.changes(scale)} == {knob: here for knob, (here, _) in preset.changes(scale).items()}
+        knobs = asdict(setting)
+        knobs |= {f"escape.{knob}": value for knob, value in (knobs["escape"] or {}).items()}
+        assert {knob: knobs[knob] for knob in preset.changes(scale)} == {knob: here for knob, (here, _) in preset.changes(scale).items()}
         for method in preset.methods:
             found = presets.config(preset, scale, method, 3)
             assert set(asdict(Setting())) | {"preset", "scale", "method", "law", "B", "seed"} == set(found)
@@ -98,6 +100,44 @@ def test_the_book_scale_learns():
     setting = replace(WU.setting("book"), steps=300)
     run = presets.trainer(setting, "SGD", 1).run(300, evaluate_every=300)
     assert run.final["test_accuracy"] > 0.8 and run.final["train_loss"] < 0.5
+
+
+# --- the escape from what GD has found
+
+
+@pytest.fixture(scope="module")
+def begun():
+    return {name: presets.start(PRESETS[name], "smoke", 1, show=False) for name in ("zhu.fig3", "zhu.fig3.released")}
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("method", PRESETS["zhu.fig3"].methods)
+@pytest.mark.parametrize("name", ["zhu.fig3", "zhu.fig3.released"])
+def test_an_escape_stopped_and_resumed_ends_as_the_unbroken_one(tmp_path, begun, name, method):
+    setting = PRESETS[name].setting("smoke")
+
+    def trainer(stop):
+        ours = presets.trainer(setting, method, 1, start=begun[name])
+        step = ours.step
+
+        def stopping():
+            if ours.steps_done == stop:
+                raise Stopped
+            step()
+
+        ours.step = stopping
+        return ours
+
+    unbroken = trainer(None).run(30, evaluate_every=15, show=False)
+    for stop in (3, 17):  # within a schedule of noises, and between two measurements
+        with pytest.raises(Stopped):
+            trainer(stop).run(30, evaluate_every=15, show=False, checkpoint=tmp_path / "run.pt", save_every_s=0)
+    resumed = trainer(None).run(30, evaluate_every=15, show=False, checkpoint=tmp_path / "run.pt", save_every_s=0)
+    assert (resumed.curves, resumed.final, resumed.measured) == (unbroken.curves, unbroken.final, unbroken.measured)
+    assert unbroken.measured["step"] == [0, 15, 30] and all(len(values) == 3 for values in unbroken.measured.values())
 
 
 # --- records

@@ -43,8 +43,11 @@ def load(path: Path, device: str = "cpu") -> dict | None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, with this process's number in it, for the time of a `with` block. Raises CheckpointError if a living process holds it."""
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file, with this process's number in it, for the time of a `with` block.
+
+    Raises CheckpointError if a living process holds it; ``wait`` waits until it does not.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -52,7 +55,7 @@ def lock(path: Path) -> Iterator[None]:
         raise CheckpointError(f"lock {path} cannot be written ({error.strerror}): choose a folder that can") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise CheckpointError(f"{path.parent} is in use by process {holder(path) or 'unknown'}: wait for that run, or stop it") from None
         file.truncate(0)

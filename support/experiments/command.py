@@ -127,13 +127,13 @@ def _one(preset: str, scale: str, method: str, seed: int, output: Path, work: Pa
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
-    from support.experiments import checkpoints, presets, records, training
+    from support.experiments import presets, records
 
     torch.set_num_threads(threads)
     title = f"{method} seed {seed}"
     try:
         path = presets.record(presets.preset(preset), scale, method, seed, output, work, device=device, show=None if show else False)
-    except (training.TrainingError, checkpoints.CheckpointError, records.RecordError) as error:
+    except (ValueError, FloatingPointError) as error:  # every error of a run, from a loss that is not finite to a checkpoint that cannot be written
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]

@@ -271,27 +271,36 @@ class Split:
     chosen: np.ndarray
 
 
-def split(images: Images, n: int, *, protocol: str, seed: int, pixels: str = "raw", draw_from: str = "test") -> Split:
+def split(images: Images, n: int, *, protocol: str, seed: int, pixels: str = "raw", draw_from: str = "test", corrupted: tuple[int, int] | None = None) -> Split:
     """A training set of n images from one official file and, for evaluation, the whole other file.
 
     Wu et al. (2020, C.1) train on 1,000 images of the test file and evaluate on the 60,000 of the training file: ``draw_from="test"``.
     protocol: "paper" draws the n images by ``seed``, without replacement; "code" takes the first n, whatever the seed.
-    pixels: "raw" keeps 0 to 255 (digits: 0 to 16), "unit" divides by the brightest value.  Raises DataError for a choice that does not exist.
+    pixels: "raw" keeps 0 to 255 (digits: 0 to 16), "unit" divides by the brightest value, "centred" maps them to [−1, 1].
+    corrupted: the chosen images from the first number on and before the second get labels drawn anew by ``seed``, uniform over the 10 classes, so that a tenth
+    of them stays right (Zhu et al. 2019, Section 5.3: (1000, 1200)).  Raises DataError for a choice that does not exist.
     """
-    for name, value, known in (("protocol", protocol, ("paper", "code")), ("pixels", pixels, ("raw", "unit")), ("draw_from", draw_from, ("train", "test"))):
+    choices = (("protocol", protocol, ("paper", "code")), ("pixels", pixels, ("raw", "unit", "centred")), ("draw_from", draw_from, ("train", "test")))
+    for name, value, known in choices:
         if value not in known:
             raise DataError(f"{name} = {value!r} is unknown: choose {' or '.join(map(repr, known))}")
+    if corrupted is not None and not 0 <= corrupted[0] < corrupted[1] <= n:
+        raise DataError(f"corrupted = {tuple(corrupted)} is no range among n = {n} training images: choose 0 ≤ first < last ≤ {n}")
     source, other = (images.test, images.train) if draw_from == "test" else (images.train, images.test)
     if not 1 <= n <= len(source[0]):
         raise DataError(f"n = {n} training images cannot be taken from the {draw_from} file of {images.name}: choose 1 to {len(source[0])}")
     chosen = np.arange(n)
     if protocol == "paper":
         chosen = np.random.default_rng(stream(seed, "subset")).permutation(len(source[0]))[:n]
-    scale = np.float32(1 / images.brightest if pixels == "unit" else 1)
+    scale = np.float32({"raw": 1, "unit": 1 / images.brightest, "centred": 2 / images.brightest}[pixels])
 
     def ready(part: Part) -> Part:
         pictures, labels = part
         pictures = pictures[:, None] if pictures.ndim == 3 else pictures.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pictures, np.float32) * scale, labels.astype(np.int64)
+        scaled = np.ascontiguousarray(pictures, np.float32) * scale
+        return scaled - np.float32(1) if pixels == "centred" else scaled, labels.astype(np.int64)
 
-    return Split(ready((source[0][chosen], source[1][chosen])), ready(other), chosen)
+    labels = source[1][chosen]
+    if corrupted is not None:
+        labels[slice(*corrupted)] = np.random.default_rng(stream(seed, "labels")).integers(0, 10, corrupted[1] - corrupted[0])
+    return Split(ready((source[0][chosen], labels)), ready(other), chosen)

@@ -36,8 +36,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def normal_init(model: nn.Module, std: float, generator: torch.Generator) -> nn.Module:
-    """Draw every parameter, biases too, from N(0, std²), as the authors' code does; returns the model."""
+def normal_init(model: nn.Module, std: float, generator: torch.Generator, *, truncated: bool = False) -> nn.Module:
+    """Draw every parameter, biases too, from N(0, std²), as the authors of Wu et al. do; returns the model.
+
+    truncated: draw what lies beyond two standard deviations again, as the authors of Zhu et al. do.
+    """
     for parameter in model.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        if truncated:
+            nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
+        else:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
     return model

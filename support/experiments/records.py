@@ -1,6 +1,7 @@
 """Records: one small JSON file a run, with where it came from.
 
-A record is ``{"config": …, "curves": …, "final": …, "provenance": {"commit", "device", "versions", "wall_s"}}``. It is written atomically, so that a file
+A record is ``{"config": …, "curves": …, "final": …, "provenance": {"commit", "device", "versions", "wall_s"}}``; a run that was measured on its way has
+``"measured"`` too, each number as a list beside the steps. It is written atomically, so that a file
 that exists is whole. Pages read records from ``notebooks/records`` with `load`, which also notes the use: a changed record executes its pages again.
 """
 
@@ -23,13 +24,15 @@ class RecordError(ValueError):
     """A record that is missing, cut short or of another form; the message names the file and the remedy."""
 
 
-def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: dict | None = None, device: str = "cpu") -> Path:
+def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: dict | None = None, measured: dict | None = None, device: str = "cpu") -> Path:
     """Write a record atomically (a file beside it, then a rename) and return its path.
 
     Raises RecordError if the folder cannot be written, or for a number that is not finite (JSON has none).
     """
     path = Path(path)
     record = {"config": config, "curves": curves or {}, "final": final, "provenance": provenance(wall_s, device)}
+    if measured:
+        record["measured"] = measured
     try:
         text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
     except ValueError as error:

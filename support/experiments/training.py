@@ -11,8 +11,8 @@ unbroken run, bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from support.msgd import PerSampleLoss, backward_in_chunks, draw
 from support.sampling import Law
 
 Additive = Callable[[torch.nn.Module, torch.Generator], None]
+Measure = Callable[[torch.nn.Module, int], dict[str, float]]
 
 CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "step_loss", "weighted_loss")
 _JUDGED_AT_ONCE = 500
@@ -67,11 +68,15 @@ class Data:
 
 @dataclass
 class Run:
-    """What a run gives: ``curves`` (see `CURVES`), ``final`` numbers on all images, and the seconds it took, over all its parts if it was resumed."""
+    """What a run gives: ``curves`` (see `CURVES`), ``final`` numbers on all images, and the seconds it took, over all its parts if it was resumed.
+
+    measured: what the trainer's ``measure`` gave, each number as a list beside ``measured["step"]``; empty without one.
+    """
 
     curves: dict[str, list]
     final: dict[str, float]
     wall_s: float
+    measured: dict[str, list] = field(default_factory=dict)
 
 
 class Trainer:
@@ -82,7 +87,9 @@ class Trainer:
 
     law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which draws W, so that a device sees the
     noise that the CPU sees.  loss: per-sample losses.  chunk: samples of one forward and backward pass.  schedule: a torch learning-rate schedule of the
-    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
+    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``;
+    if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.  measure: called with the model and the number of steps done when these are
+    in ``measure_at`` (0: before the first); must leave the model, and the trainer's generator, as they are.
     """
 
     def __init__(
@@ -97,6 +104,8 @@ class Trainer:
         chunk: int = 200,
         schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
         additive: Additive | None = None,
+        measure: Measure | None = None,
+        measure_at: Collection[int] = (),
     ):
         if law.n != len(data.train[0]):
             raise TrainingError(f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the number of samples")
@@ -104,12 +113,14 @@ class Trainer:
             raise TrainingError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1")
         self.model, self.optimizer, self.law, self.data = model, optimizer, law, data
         self.generator, self.loss, self.chunk, self.schedule, self.additive = generator, loss, chunk, schedule, additive
+        self.measure, self.measure_at = measure, frozenset(measure_at)
         self.device = data.train[0].device
         # a check of the loss waits for a device, so there it is made once in a while; the sums it looks at stay non-finite once they are
         self.check_every = 1 if self.device.type == "cpu" else 50
         self.steps_done = 0
         self.seconds = 0.0
         self.curves: dict[str, list] = {name: [] for name in CURVES}
+        self.measured: dict[str, list] = {}
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def run(
@@ -122,11 +133,13 @@ class Trainer:
         name: str = "",
         show: bool | None = None,
         identity: dict | None = None,
+        until: Callable[[dict[str, float]], bool] | None = None,
     ) -> Run:
         """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all images.
 
         save_every_s: seconds between checkpoints (0: after every step).  name, show: progress bar's title; None shows it on a terminal only.
         identity: what the run is, stored in the checkpoint; a checkpoint of another run is refused.
+        until: looks at each new point of the curves, as {name: value}; the run is over when it says so.
         Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
         """
         if steps < 1 or evaluate_every < 1:
@@ -134,6 +147,7 @@ class Trainer:
         started = time.perf_counter() - self._resume(checkpoint, identity or {}, steps)
         if not self.curves["step"]:
             self._evaluate()
+            self._measure()
         saved = time.perf_counter()
         with tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=None if show is None else not show) as bar:
             while self.steps_done < steps:
@@ -142,14 +156,17 @@ class Trainer:
                 if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
                     self._evaluate()
                     bar.set_postfix(loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}")
+                    if until is not None and until({name: values[-1] for name, values in self.curves.items()}):
+                        break
+                self._measure()
                 if checkpoint and time.perf_counter() - saved >= save_every_s:
                     self.seconds = time.perf_counter() - started
                     self._check(*self.model.parameters())
                     checkpoints.save(checkpoint, self._state(identity or {}))
                     saved = time.perf_counter()
-        final = {"steps": steps, **self._judge("train", *self.data.train), **self._judge("test", *self.data.test), "tested": len(self.data.test[0])}
+        final = {"steps": self.steps_done, **self._judge("train", *self.data.train), **self._judge("test", *self.data.test), "tested": len(self.data.test[0])}
         self.seconds = time.perf_counter() - started
-        return Run(self.curves, final, self.seconds)
+        return Run(self.curves, final, self.seconds, self.measured)
 
     # --- a step -----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -203,6 +220,12 @@ class Trainer:
             self.curves[key].append(point[key])
         self.sums.zero_()
 
+    def _measure(self) -> None:
+        if self.measure is None or self.steps_done not in self.measure_at:
+            return
+        for key, value in ({"step": self.steps_done} | self.measure(self.model, self.steps_done)).items():
+            self.measured.setdefault(key, []).append(value)
+
     # --- checkpoints ------------------------------------------------------------------------------------------------------------------------------------
 
     def _state(self, identity: dict) -> dict:
@@ -210,7 +233,8 @@ class Trainer:
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
         # torch's own generators too: a model with dropout draws from them
         state |= {"torch": torch.get_rng_state(), "device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None}
-        return state | {"schedule": self.schedule.state_dict() if self.schedule is not None else None}
+        state |= {"schedule": self.schedule.state_dict() if self.schedule is not None else None, "measured": self.measured}
+        return state | {"additive": self.additive.state_dict() if hasattr(self.additive, "state_dict") else None}
 
     def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> float:
         """Take up the state in a checkpoint, if there is one; returns the seconds spent before it."""
@@ -229,5 +253,8 @@ class Trainer:
             torch.cuda.set_rng_state(state["device"].cpu(), self.device)
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        if hasattr(self.additive, "load_state_dict"):
+            self.additive.load_state_dict(state["additive"])
         self.steps_done, self.curves, self.sums = state["steps_done"], state["curves"], state["sums"].to(self.device)
+        self.measured = state.get("measured", {})
         return state["seconds"]
