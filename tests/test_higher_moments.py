@@ -1,0 +1,290 @@
+"""Moments, exponents and whole laws of products of random factors, against enumeration, quadrature and simulation."""
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from support.exact.higher_moments import KINDS, Mixture, log_products, loss_moments, online_noise
+from support.exact.least_squares import expected_losses
+from support.recipes import menagerie, parts
+from support.sampling import Compensated, GaussianCovariance, MiniBatch, Rademacher, SparseCovariance
+
+COIN = {Fraction(1): Fraction(1, 5), Fraction(0): Fraction(4, 5)}
+THREE = {Fraction(0): Fraction(1, 2), Fraction(1): Fraction(1, 3), Fraction(9, 4): Fraction(1, 6)}
+RATE = Fraction(19, 10)
+
+
+def large(kind, b):
+    return b + 3 if "B" in kind else None
+
+
+def factor(kind, b=1, B=4, lr=RATE, squares=COIN):
+    return online_noise(kind, squares, b, B if "B" in kind else None).affine(1, -lr)
+
+
+fractions = st.fractions(-3, 3, max_denominator=12)
+variances = st.fractions(0, 2, max_denominator=12)
+
+
+@st.composite
+def mixtures(draw, variance=variances):
+    weights = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    return Mixture(tuple((Fraction(w, sum(weights)), draw(fractions), draw(variance)) for w in weights))
+
+
+@given(mixtures(), st.integers(0, 8))
+def test_moments_are_exact(law, order):
+    nodes, masses = np.polynomial.hermite_e.hermegauss(9)  # exact up to degree 17
+    expected = sum(float(p) * ((float(m) + math.sqrt(s) * nodes) ** order @ masses) / masses.sum() for p, m, s in law.parts)
+    assert isinstance(law.moment(order), (Fraction, int))
+    assert float(law.moment(order)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(mixtures(), fractions, fractions)
+def test_affine_and_cumulants(law, shift, scale):
+    mean, *higher = law.cumulants()
+    moved = law.affine(shift, scale).cumulants()
+    assert moved[0] == shift + scale * mean
+    assert list(moved[1:]) == [scale ** (i + 2) * kappa for i, kappa in enumerate(higher)]
+
+
+@given(mixtures(st.fractions(Fraction(1, 9), 2, max_denominator=9)), st.sampled_from((2, 4, 6, 8)))
+def test_exponent_at_even_powers_is_the_logarithm_of_the_moment(law, order):
+    assert law.exponent(order) == pytest.approx(math.log(law.moment(order)), abs=1e-11)
+
+
+@given(mixtures(st.fractions(Fraction(1, 9), 2, max_denominator=9)), st.floats(-0.7, 7))
+@settings(deadline=None)
+def test_slope_is_the_derivative_and_increases(law, q):
+    h = 1e-4
+    assert law.slope(q) == pytest.approx((law.exponent(q + h) - law.exponent(q - h)) / (2 * h), rel=1e-5, abs=1e-5)
+    assert law.slope(q + 0.2) >= law.slope(q) - 1e-12
+    assert law.exponent(0) == pytest.approx(0, abs=1e-13)
+
+
+@pytest.mark.parametrize(("m", "s"), [(0, 1), (0.62, 0.5776), (-3, 0.2), (19.9, 1), (20.1, 1), (300, 1), (1, 1e-3), (1, 1e-9)])
+def test_lyapunov_exponent_of_a_gaussian_by_dawson_s_integral(m, s):
+    mu = abs(m) / math.sqrt(s)
+    integral = sum(integrate.quad(lambda t: special.dawsn(t / math.sqrt(2)), lo, hi, epsabs=1e-13)[0] for lo, hi in ((0, min(mu, 5)), (min(mu, 5), mu)))
+    expected = (math.log(s) - np.euler_gamma - math.log(2)) / 2 + math.sqrt(2) * integral
+    if mu > 100:  # there the integral loses digits, and the expansion for small noise has them all
+        expected = math.log(abs(m)) - 1 / (2 * mu**2) - 3 / (4 * mu**4)
+    assert Mixture(((1, m, s),)).lyapunov == pytest.approx(expected, rel=1e-11, abs=1e-12)
+
+
+@pytest.mark.parametrize("q", [-0.9, -0.3, 0.7, 3.3, 12])
+@pytest.mark.parametrize("m", [0.0, 0.6, 4.0, 19.9, 20.1])
+def test_fractional_moments_of_a_gaussian_by_the_hypergeometric_function(m, q):
+    log = q / 2 * math.log(2) + math.lgamma((q + 1) / 2) - math.log(math.pi) / 2 - m * m / 2
+    expected = log + math.log(special.hyp1f1((q + 1) / 2, 0.5, m * m / 2))
+    assert Mixture(((1, m, 1),)).exponent(q) == pytest.approx(expected, rel=1e-10, abs=1e-10)
+
+
+def test_atoms_at_zero_and_infinite_moments():
+    lands = Mixture(((Fraction(1, 5), Fraction(0), 0), (Fraction(4, 5), Fraction(1), 0)))
+    assert lands.zero == Fraction(1, 5)
+    assert lands.lyapunov == -math.inf
+    assert lands.exponent(-0.5) == math.inf
+    assert lands.exponent(3) == pytest.approx(math.log(0.8))
+    gauss = Mixture(((1, 0.5, 1),))
+    assert gauss.exponent(-1) == math.inf
+    assert gauss.exponent(-0.99) < math.inf
+    for law, q in ((lands, -0.5), (gauss, -1.5)):
+        with pytest.raises(ValueError, match="infinite"):
+            law.slope(q)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 3), st.sampled_from((COIN, THREE)))
+@settings(deadline=None)
+def test_every_kind_has_mean_and_variance_of_sgd(kind, b, squares):
+    law = Mixture(tuple((p, u, 0) for u, p in squares.items()))
+    ours, wanted = online_noise(kind, squares, b, large(kind, b)).cumulants()[:2], (law.moment(1), law.cumulants()[1] / b)
+    if kind == "signs":  # a square root
+        assert [float(x) for x in ours] == pytest.approx([float(x) for x in wanted])
+    else:
+        assert ours == wanted
+
+
+@pytest.mark.parametrize("b", [1, 2, 3])
+def test_cumulants_of_sgd_and_of_the_composed_noise(b):
+    single = Mixture(tuple((p, u, 0) for u, p in THREE.items())).cumulants()
+    assert online_noise("SGD", THREE, b).cumulants() == tuple(kappa / b ** max(i, 0) for i, kappa in enumerate(single))
+    drawn = list(product(THREE.items(), repeat=b))
+    by_hand = Mixture(tuple((math.prod(p for _, p in draw), sum(u for u, _ in draw) / Fraction(b), Fraction(0)) for draw in drawn))
+    assert sorted(by_hand.parts) == sorted(online_noise("SGD", THREE, b).parts)
+    for B in range(max(b, 2), b + 4):
+        x = Fraction(b, B)
+        assert online_noise("[MSGD-Cov]-B", THREE, b, B).cumulants()[2] == (3 * x - 2 * x * x) * single[2] / b**2
+
+
+def test_composed_noise_with_the_small_batch_itself_is_sgd():
+    assert sorted(online_noise("[MSGD-Cov]-B", THREE, 2, 2).parts) == sorted(online_noise("SGD", THREE, 2).parts)
+
+
+def test_floats_give_the_same_law_as_fractions():
+    floats = {float(u): float(p) for u, p in THREE.items()}
+    for kind in KINDS:
+        exact, ours = online_noise(kind, THREE, 2, large(kind, 2)), online_noise(kind, floats, 2, large(kind, 2))
+        assert [float(exact.moment(p)) for p in range(7)] == pytest.approx([ours.moment(p) for p in range(7)], rel=1e-12)
+    assert online_noise("SGD", {1.0: 0.01, 0.0: 0.99}, 1000).moment(1) == pytest.approx(0.01)
+
+
+def test_numbers_of_the_example():
+    sgd, gauss = factor("SGD"), factor("MSGD-Cov")
+    assert sgd.moment(2) == gauss.moment(2) == Fraction(481, 500)
+    assert sgd.moment(4) == Fraction(93122, 100000)
+    assert float(gauss.moment(4)) == pytest.approx(2.48080528)
+    assert sgd.lyapunov == pytest.approx(0.2 * math.log(0.9))
+    value, error = integrate.quad(lambda z: math.log(abs(0.62 + 0.76 * z)) * stats.norm.pdf(z), -12, 12, points=[-0.62 / 0.76], epsabs=1e-12, limit=400)
+    assert abs(gauss.lyapunov - value) < 1e-9 + error
+    assert gauss.lyapunov == pytest.approx(-0.6107162115)
+
+
+def test_product_of_few_atoms_is_binomial():
+    (law,) = log_products(factor("SGD"), [200])
+    hits = np.arange(201)
+    edges = hits * math.log(0.9)
+    low, high = law.cdf(edges + 1e-6)
+    exact = stats.binom.sf(hits - 1, 200, 0.2)
+    assert np.all(low - 1e-9 <= exact)
+    assert np.all(exact <= high + 1e-9)
+    assert np.abs(high - low).max() < 1e-9
+    assert law.quantile(0.5) == pytest.approx((40 * math.log(0.9),) * 2)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "signs", "MSGD-[Cov-B]", "[MSGD-Cov]-B"])
+def test_brackets_hold_against_counting(kind):
+    """A law of atoms, once counted and once forced through the grid; and one step against the exact law."""
+    law = factor(kind, b=2, squares=THREE, lr=Fraction(7, 10))
+    (one,) = log_products(law, [1], points=2**12)
+    x = np.linspace(-6, 1, 97)
+    low, high = one.cdf(x)
+    exact = law.within(np.exp(x))
+    assert np.all(low - 1e-9 <= exact)
+    assert np.all(exact <= high + 1e-9)
+    if kind == "SGD":
+        counted, gridded = log_products(law, [9], points=2**16)[0], log_products(law, [9], points=128)[0]
+        assert counted.width < 1e-11 < gridded.width
+        grid_low, grid_high = gridded.cdf(x)
+        true_low, true_high = counted.cdf(x)
+        assert np.all(grid_low <= true_high + 1e-9)
+        assert np.all(true_low <= grid_high + 1e-9)
+        for level in (0.1, 0.5, 0.9):
+            assert gridded.quantile(level)[0] <= counted.quantile(level)[1]
+            assert counted.quantile(level)[0] <= gridded.quantile(level)[1]
+
+
+def test_law_of_a_product_agrees_with_simulation():
+    law, runs = factor("MSGD-Cov"), 20_000
+    draws = np.sort(np.log(np.abs(law.sample((runs, 12), np.random.default_rng(0)))).sum(1))
+    (product_law,) = log_products(law, [12])
+    low, high = product_law.cdf(draws)
+    slack = math.sqrt(math.log(2 / 1e-6) / (2 * runs))  # Dvoretzky-Kiefer-Wolfowitz at confidence 1 - 1e-6
+    empirical = np.arange(1, runs + 1) / runs
+    assert np.all(low - slack - 1 / runs <= empirical)
+    assert np.all(empirical <= high + slack)
+
+
+@given(st.integers(1, 60), st.sampled_from((0.01, 0.3, 0.5, 0.99)))
+@settings(max_examples=20, deadline=None)
+def test_quantiles_and_cdf_are_one_law(k, level):
+    laws = log_products(factor("[MSGD-Cov]-B"), [k, k + 5], points=2**14)
+    for law in laws:
+        low, high = law.quantile(level)
+        assert low < high <= low + 3 * law.width + 1e-9
+        assert law.cdf(high + law.width)[0] >= level - 1e-9
+        assert law.cdf(low - law.width)[0] <= level + 1e-9
+        assert law.masses.sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_products_that_vanish():
+    (law,) = log_products(factor("SGD", lr=Fraction(1)), [10])
+    assert law.vanished == pytest.approx(1 - 0.8**10)
+    assert law.quantile(0.5)[0] == -math.inf
+    assert law.cdf(-50.0)[1] == pytest.approx(1 - 0.8**10)
+    (gone,) = log_products(Mixture(((1, 0, 0),)), [3])
+    assert gone.vanished == 1
+
+
+X = np.array([[1, 0], [1, 2], [-1, 1], [3, 1]], dtype=object) * Fraction(1)
+Y = np.array([1, 2, 0, 1], dtype=object) * Fraction(1)
+START = np.array([0, 1], dtype=object) * Fraction(1)
+
+
+def by_paths(law, lr, theta, steps):
+    """E L and E L² along every path."""
+    if steps == 0:
+        loss = sum((X @ theta - Y) ** 2) / 8
+        return np.array([loss, loss**2])
+    after = (p * by_paths(law, lr, theta - lr * (X.T @ (np.array(w) * (X @ theta - Y))), steps - 1) for p, w in law.atoms())
+    return sum(after)
+
+
+@pytest.mark.parametrize("law", [MiniBatch(4, 2), MiniBatch(4, 3, replace=False)], ids=str)
+def test_fourth_moments_equal_enumeration_in_rationals(law):
+    ours = list(loss_moments(X, Y, law, Fraction(1, 10), START, 2))
+    for k in range(3):
+        assert np.array_equal(ours[k], by_paths(law, Fraction(1, 10), START, k))
+    floats = list(loss_moments(X.astype(float), Y.astype(float), law, 0.1, START.astype(float), 2))
+    np.testing.assert_allclose(floats, np.array(ours, dtype=float), rtol=1e-12)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_classes_of_one_covariance_share_the_mean_and_not_the_spread(replace):
+    laws = [law for law in menagerie(4, 2, 3, replace=replace).values() if law.covariance == law.sgd_covariance]
+    data = X.astype(float), Y.astype(float)
+    curves = np.array([list(loss_moments(*data, law, 0.1, START.astype(float), 5)) for law in laws])
+    expected = list(expected_losses(*data, laws[0], 0.1, START.astype(float), 5))
+    np.testing.assert_allclose(curves[:, :, 0], np.tile(expected, (len(laws), 1)), rtol=1e-11)
+    assert len(laws) == 4
+    assert len({round(value, 9) for value in curves[:, 5, 1]}) == 4
+
+
+FIVE = [GaussianCovariance(5, 2), SparseCovariance(5, 2, 3), Compensated(5, 2, 4), Compensated(5, 2, 4, "fisher"), MiniBatch(5, 2)]
+
+
+@pytest.mark.parametrize("law", FIVE, ids=str)
+def test_fourth_moments_in_one_dimension_are_powers_of_that_of_the_factor(law):
+    x = np.array([1, 2, 0, 1, 3], dtype=object) * Fraction(1)
+    lr = Fraction(1, 7)
+    mean = sum(x**2) / 5
+    f = Mixture(tuple((p, 1 - lr * (mean + m), lr * lr * s) for p, m, s in parts(law, x**2)))
+    ours = list(loss_moments(x[:, None], 0 * x, law, lr, np.array([Fraction(2)]), 3))
+    assert ours == [(mean / 2 * 4 * f.moment(2) ** k, (mean / 2) ** 2 * 16 * f.moment(4) ** k) for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Mixture(((0.5, 1, 0),)), "sum to 0.5"),
+        (lambda: Mixture(((1, 1, -1),)), "variance ≥ 0"),
+        (lambda: Mixture(((1, math.nan, 0),)), "finite"),
+        (lambda: Mixture(((1, 1, 0),)).moment(-1), "whole number"),
+        (lambda: Mixture(((1, 1, 0),)).moment(1.5), "exponent"),
+        (lambda: Mixture(((1, 1, 0),)).exponent(math.inf), "no power"),
+        (lambda: online_noise("Levy", COIN, 1), "unknown"),
+        (lambda: online_noise("SGD", {1: 0.5}, 1), "sum to 0.5"),
+        (lambda: online_noise("SGD", COIN, 0), "b ≥ 1"),
+        (lambda: online_noise("[MSGD-Cov]-B", COIN, 3, 2), "B ≥ max"),
+        (lambda: online_noise("MSGD-[Cov-B]", COIN, 1), "B ≥ max"),
+        (lambda: online_noise("SGD", {Fraction(i): Fraction(1, 20) for i in range(20)}, 9), "at most 100000"),
+        (lambda: log_products(factor("SGD"), []), "at least 1"),
+        (lambda: log_products(factor("SGD"), [0]), "at least 1"),
+        (lambda: log_products(factor("MSGD-Cov"), [100], points=200), "too few"),
+        (lambda: log_products(factor("MSGD-Cov"), [2])[0].quantile(0), "cannot be resolved"),
+        (lambda: loss_moments(X, Y, MiniBatch(5, 2), 0.1, START, 2), "for n = 5"),
+        (lambda: loss_moments(X, Y[:3], MiniBatch(4, 2), 0.1, START, 2), "targets"),
+        (lambda: loss_moments(X, Y, Rademacher(4, 1), 0.1, START, 2), "signs"),
+        (lambda: loss_moments(np.ones((3, 5)), np.ones(3), MiniBatch(3, 1), 0.1, np.ones(5), 2), "d ≤ 4"),
+        (lambda: loss_moments(X, Y, MiniBatch(4, 2), 0.1, START, -1), "steps"),
+    ],
+)
+def test_bad_input_is_refused_at_once(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
