@@ -2,6 +2,7 @@ r"""Least squares on a finite sample, exactly: expected loss and stability of SG
 
 The losses are ``ℓ_i(θ) = ½ (x_iᵀθ − y_i)²``, so a step ``θ ← θ − η Σ_i W_i x_i (x_iᵀθ − y_i)`` is linear in θ, and the second moment of (θ, 1) after a step
 depends on the law of W only through its mean 1/n and its covariance aI + c11ᵀ. It is propagated here; no sample is drawn. Arrays of Fractions stay rational.
+Averaged iterates, fresh samples and Gaussian inputs are in `support.exact.averaged`.
 """
 
 from __future__ import annotations
