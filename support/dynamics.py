@@ -51,7 +51,7 @@ class Diagonal:
 
     def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
         """The product with u of shape (d,) or (d, m)."""
-        return (self.variances * u.T).T
+        return _row_by_row(self.variances, u)
 
     def trace(self) -> torch.Tensor:
         """The trace, E|ε|² of a draw."""
@@ -87,7 +87,7 @@ class LowRank:
 
     def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
         """The product with u of shape (d,) or (d, m)."""
-        return self.vectors @ (self.values * (self.vectors.T @ u).T).T
+        return self.vectors @ _row_by_row(self.values, self.vectors.T @ u)
 
     def trace(self) -> torch.Tensor:
         """The trace, E|ε|² of a draw."""
@@ -110,6 +110,10 @@ def _refuse_negative(variances: torch.Tensor) -> None:
     if not bool((variances >= 0).all()):
         worst = float(variances.min())
         raise ValueError(f"a covariance cannot have the eigenvalue {worst:g}: keep the positive eigenvalues of a matrix that has both signs")
+
+
+def _row_by_row(factors: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    return factors.reshape(-1, *(1,) * (u.ndim - 1)) * u
 
 
 def _identity(like: torch.Tensor, d: int, limit_bytes: float) -> torch.Tensor:
@@ -176,7 +180,7 @@ class SgdNoise:
     def diagonal(self, model: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
         """The diagonal of C, shape (d,); its sum is Tr C. One pass of gradients; ``generator`` shuffles under protocol "code"."""
         squares = total = 0.0
-        for block in self._blocks(model, generator):
+        for block in self.blocks(model, generator):
             squares, total = squares + block.square().sum(1), total + block.sum(1)
         return self.scale * (squares - total.square() / self.columns).clamp(min=0)
 
@@ -189,7 +193,7 @@ class SgdNoise:
         d = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if (size := 4 * d * self.columns) > self.limit_bytes:
             raise ValueError(f"{self.columns} gradients of {d} parameters take {size / 2**30:.1f} GiB: raise limit_bytes, or use fewer samples")
-        X = torch.cat(list(self._blocks(model, generator)), dim=1)
+        X = torch.cat(list(self.blocks(model, generator)), dim=1)
         X -= X.mean(1, keepdim=True)
         found = leading(X.T @ X, k)
         # divided by their own lengths, and not by √γ, the eigenvectors have length 1 even where γ is lost in rounding
@@ -202,8 +206,8 @@ class SgdNoise:
             what = f"{self.columns} {'samples' if self.protocol == 'paper' else 'batches'}"
             raise ValueError(f"k = {k} leading directions cannot be had: C of {what} has rank {self.columns - 1} at most; choose 1 ≤ k ≤ {self.columns - 1}")
 
-    def _blocks(self, model: torch.nn.Module, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        """The columns of X, not centred, in blocks of shape (d, some)."""
+    def blocks(self, model: torch.nn.Module, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """The columns of X before they are centred, in blocks of shape (d, some)."""
         if self.protocol == "paper":
             yield from self.gradients(model).columns()
             return

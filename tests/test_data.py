@@ -292,6 +292,26 @@ def test_images_of_the_training_file_may_be_drawn(digits):
     assert np.array_equal(found.train[0][:, 0], digits.train[0]) and len(found.test[1]) == 1000
 
 
+def test_some_labels_may_be_drawn_anew(digits):
+    before = [part[1].copy() for part in (digits.train, digits.test)]
+    options = {"protocol": "paper", "draw_from": "train"}
+    clean, found, again, other = (
+        data.split(digits, 700, seed=seed, corrupted=at, **options) for seed, at in ((1, None), (1, (300, 700)), (1, (300, 700)), (2, (300, 700)))
+    )
+    assert np.array_equal(found.train[0], clean.train[0]) and np.array_equal(found.train[1], again.train[1])
+    assert np.array_equal(found.train[1][:300], clean.train[1][:300]) and not np.array_equal(found.train[1][300:], other.train[1][300:])
+    assert set(found.train[1][300:]) == set(range(10))
+    right = (found.train[1][300:] == clean.train[1][300:]).mean()
+    assert 0.04 < right < 0.16, "a tenth of the drawn labels is right: four standard deviations of 400 coins"
+    assert np.array_equal(found.test[1], clean.test[1]) and all(map(np.array_equal, before, (digits.train[1], digits.test[1])))
+
+
+def test_centred_pixels_lie_between_minus_one_and_one(digits):
+    found = data.split(digits, 300, protocol="code", seed=1, pixels="centred")
+    assert (found.train[0].min(), found.train[0].max()) == (-1, 1) and found.train[0].dtype == np.float32
+    assert np.allclose((found.train[0][:, 0] + 1) * 8, digits.test[0][:300], atol=1e-5)
+
+
 def test_colours_come_first():
     images = data.Images("cifar10", pictures(6, (32, 32, 3)), pictures(4, (32, 32, 3)))
     found = data.split(images, 4, protocol="code", seed=1)
@@ -300,7 +320,12 @@ def test_colours_come_first():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"n": 1001}, "n = 1001 .* choose 1 to 1000"), ({"protocol": "both"}, "protocol = 'both'"), ({"pixels": "grey"}, "pixels = 'grey'")],
+    [
+        ({"n": 1001}, "n = 1001 .* choose 1 to 1000"),
+        ({"protocol": "both"}, "protocol = 'both'"),
+        ({"pixels": "grey"}, "pixels = 'grey'"),
+        ({"corrupted": (5, 11)}, r"corrupted = \(5, 11\) is no range among n = 10"),
+    ],
 )
 def test_choices_that_do_not_exist_are_refused(digits, change, message):
     with pytest.raises(DataError, match=message):

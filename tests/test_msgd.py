@@ -170,3 +170,6 @@ def test_networks_have_the_papers_sizes():
     assert LeNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     drawn = torch.cat([p.flatten() for p in normal_init(LeNet(), 0.02, torch.Generator().manual_seed(0)).parameters()])
     assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
+    cut = torch.cat([p.flatten() for p in normal_init(LeNet(), 0.02, torch.Generator().manual_seed(0), truncated=True).parameters()])
+    # a normal variable cut at two standard deviations keeps 0.8796 of its own
+    assert 0.039 < cut.abs().max() <= 0.04 and cut.std().item() == pytest.approx(0.8796 * 0.02, rel=0.03)

@@ -140,6 +140,77 @@ def test_an_escape_stopped_and_resumed_ends_as_the_unbroken_one(tmp_path, begun,
     assert unbroken.measured["step"] == [0, 15, 30] and all(len(values) == 3 for values in unbroken.measured.values())
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from support.experiments import presets
+
+original, left = torch.optim.SGD.step, int(sys.argv[2])
+
+def killing(*arguments, **options):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+
+torch.optim.SGD.step = killing
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+presets.record(presets.preset("zhu.fig3"), "smoke", "GLD-leading", 1, folder, folder / "work", save_every_s=0)
+"""
+
+
+def test_an_escape_killed_before_and_after_its_start_leaves_what_the_next_one_needs(tmp_path):
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    work = broken / "work" / "zhu.fig3" / "smoke"
+    for update, kept in ((20, {"start-seed1-running.pt"}), (42 + 11, {"start-seed1.pt", "gld-leading-seed1.pt"})):
+        command = [sys.executable, "-c", KILLED, str(broken), str(update)]
+        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        assert killed.returncode == -9, killed.stderr
+        assert {path.name for path in work.glob("*.pt")} == kept
+    found = []
+    for folder in (broken, whole):
+        presets.record(PRESETS["zhu.fig3"], "smoke", "GLD-leading", 1, folder, folder / "work", save_every_s=0, show=False)
+        found.append([records.read(folder / "zhu.fig3" / "smoke" / f"{name}-seed1.json") for name in ("gld-leading", "start")])
+        for record in found[-1]:
+            del record["provenance"]
+    assert found[0] == found[1]
+    escape, start = found[0]
+    assert escape["measured"]["step"] == [0, 15, 30] and len(escape["measured"]["eigenvalues"][0]) == 3
+    assert start["config"]["method"] == "start" and start["config"]["lr"] == 0.5 and start["final"]["steps"] == 60
+    assert len(start["measured"]["eigenvalues"]) == 5 and start["measured"]["eigenvalues"] == sorted(start["measured"]["eigenvalues"], reverse=True)
+    # all methods leave from where GD stood
+    assert escape["curves"]["train_loss"][0] == start["curves"]["train_loss"][-1] and escape["curves"]["test_loss"][0] != start["curves"]["test_loss"][0]
+
+
+def test_methods_of_an_escape_share_their_start_but_no_noise(begun):
+    setting = PRESETS["zhu.fig3"].setting("smoke")
+    one, two = (presets.trainer(setting, method, 1, start=begun["zhu.fig3"]) for method in ("GLD-dynamic", "GLD-diag"))
+    assert all(torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True))
+    assert all(torch.equal(value, begun["zhu.fig3"][name]) for name, value in one.model.state_dict().items())
+    assert not torch.equal(one.generator.get_state(), two.generator.get_state())
+    assert presets.trainer(setting, "SGD", 1, start=begun["zhu.fig3"]).additive is None
+
+
+def test_a_start_of_another_configuration_is_not_taken_for_this_one(tmp_path):
+    tiny = replace(PRESETS["zhu.fig3"], scales={"smoke": replace(PRESETS["zhu.fig3"].setting("smoke"), init_std=0.2)})
+    presets.start(PRESETS["zhu.fig3"], "smoke", 1, work=tmp_path, show=False)
+    with pytest.raises(RecordError, match=r"start-seed1.pt is of another configuration \(init_std = 0.1, now 0.2\): move it away"):
+        presets.start(tiny, "smoke", 1, work=tmp_path, show=False)
+
+
+def test_the_escapes_of_the_paper_and_of_its_code(begun):
+    paper, code = (PRESETS[name].setting("paper") for name in ("zhu.fig3", "zhu.fig3.released"))
+    assert (paper.n, paper.b, paper.lr, paper.steps, paper.corrupted, paper.escape.start_steps) == (1200, 20, 0.07, 6000, (1000, 1200), 3000)
+    assert (code.n, code.protocol, code.replace, code.escape.every, code.escape.first_every) == (6000, "code", False, 10, 1)
+    noises = {method: presets.trainer(code_smoke, method, 1, start=begun["zhu.fig3.released"]).additive for method in PRESETS["zhu.fig3"].methods[2:]
+              for code_smoke in [PRESETS["zhu.fig3.released"].setting("smoke")]}  # fmt: skip
+    assert {noise.sgd.protocol for noise in noises.values()} == {"code"}
+    assert noises["GLD-leading"].every == noises["GLD-Hessian"].every == 10 and noises["GLD-diag"].every == noises["GLD-1st-eigenvector"].every == 1
+
+
 # --- records
 
 
@@ -182,6 +253,10 @@ def test_a_record_of_another_configuration_is_not_taken_for_this_one(tmp_path):
     assert presets.is_done(path, what), "a knob that came later has its default in an older record"
     with pytest.raises(RecordError, match=r"momentum = 0.0, now 0.9"):
         presets.is_done(path, what | {"momentum": 0.9})
+    escape = presets.config(PRESETS["zhu.fig3"], "paper", "SGD", 1)
+    del (older := json.loads(json.dumps(escape)))["escape"]["spectrum"]
+    path.write_text(json.dumps({"config": older, "curves": {}, "final": {}, "provenance": {}}), encoding="utf-8")
+    assert presets.is_done(path, escape), "and so has a knob of the escape"
 
 
 def test_load_all_gives_records_by_name_and_notes_their_folder(tmp_path, monkeypatch):
@@ -241,6 +316,16 @@ def test_a_run_that_diverges_is_reported_and_does_not_stop_the_others(tmp_path, 
     errors = capsys.readouterr().err
     assert "error: GD seed 1: the loss is not finite at step" in errors and "error: SGD seed 1" in errors and "learning rate 3e+38" in errors
     assert not list((tmp_path / "records").rglob("*.json"))
+
+
+def test_a_noise_that_cannot_be_is_reported_and_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
+    setting = PRESETS["zhu.fig3"].setting("smoke")
+    wide = replace(PRESETS["zhu.fig3"], name="wide", scales={"smoke": replace(setting, escape=replace(setting.escape, k=600)), "paper": setting})
+    monkeypatch.setitem(PRESETS, "wide", wide)
+    assert experiments(tmp_path, "run", "wide", "--scale", "smoke", "--methods", "GLD-leading,SGD", "--threads", "1") == 1
+    shown = capsys.readouterr()
+    assert "error: GLD-leading seed 1: k = 600 leading directions cannot be had: C of 600 samples has rank 599 at most" in shown.err
+    assert "SGD seed 1: test accuracy" in shown.out and len(list((tmp_path / "records").rglob("*.json"))) == 2
 
 
 def test_a_run_of_another_process_is_left_alone(tmp_path, capsys):

@@ -172,6 +172,27 @@ def test_judging_uses_the_evaluation_mode_and_leaves_no_trace():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items()) and model.training
 
 
+def test_a_run_is_measured_at_the_steps_that_are_named_and_not_changed_by_it():
+    seen = []
+
+    def measure(model, step):
+        seen.append(parameters(model))
+        return {"length": float(parameters(model).norm()), "first": parameters(model)[:2].tolist()}
+
+    plain = trainer().run(6, evaluate_every=2)
+    run = trainer(measure=measure, measure_at=(0, 3, 6, 99)).run(6, evaluate_every=2)
+    assert run.measured["step"] == [0, 3, 6] and run.measured["length"] == [float(theta.norm()) for theta in seen]
+    assert run.measured["first"] == [theta[:2].tolist() for theta in seen]
+    assert (run.curves, run.final) == (plain.curves, plain.final) and plain.measured == {}
+
+
+def test_a_run_is_over_when_a_point_of_the_curves_says_so():
+    whole = trainer().run(8, evaluate_every=2)
+    cut = trainer().run(8, evaluate_every=2, until=lambda point: point["step"] >= 3)
+    assert cut.curves == {name: values[:3] for name, values in whole.curves.items()}
+    assert cut.final["steps"] == 4 and cut.final["train_loss"] == cut.curves["train_loss"][-1]
+
+
 # --- stopping and going on
 
 

@@ -15,9 +15,9 @@ RECORD = "bench/noise_cost"
 
 def parts():
     """The modules that hold the rows, in the page's order."""
-    from support.bench import gradients, noise, training
+    from support.bench import coupling, dynamics, exact, gradients, noise, toy, training
 
-    return noise, gradients, training
+    return noise, gradients, training, exact, coupling, dynamics, toy
 
 
 def rows() -> dict:
