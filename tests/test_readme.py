@@ -43,8 +43,7 @@ def test_six_lines_on_ones_own_model():
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 0.1),
     }
-    (program,) = blocks("python")
-    exec(program, names)
+    exec(blocks("python")[0], names)
     assert torch.isfinite(model.weight).all()
     assert (model.weight != before).any()
     # the weights it used: mean 1/B, sum one, the variance that turns batches of 500 into batches of 50
@@ -52,6 +51,25 @@ def test_six_lines_on_ones_own_model():
     assert weights.mean().item() == pytest.approx(1 / 500, rel=1e-3)
     assert weights.sum(1).numpy() == pytest.approx(1, abs=1e-5)
     assert weights.var(0).mean().item() == pytest.approx((500 - 50) / (50 * 500 * 499) * (1 - 1 / 500), rel=0.01)
+
+
+def test_measuring_ones_own_model():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(60, 4), torch.randint(0, 3, (60,))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    generator = torch.Generator().manual_seed(1)
+    names = {"inputs": inputs, "targets": targets, "model": model, "generator": generator}
+    exec(blocks("python")[1], names)
+    # what it printed: the largest eigenvalue of the dense Hessian, and the ratio of traces inside its interval
+    dense = names["hessian"].dense()
+    assert names["spectrum"].values[0].item() == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-4)
+    ratio = names["intervals"]["ratio"]
+    assert ratio.low <= names["found"].ratio <= ratio.high
+    torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+    before = model[0].weight.grad.clone()
+    names["noise"](model, generator)
+    assert torch.isfinite(model[0].weight.grad).all()
+    assert (model[0].weight.grad != before).any()
 
 
 def test_commands_are_there():
