@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from functools import partial
 
 from support.bench import measure
@@ -24,20 +22,6 @@ def _network(name: str, n: int):
 
     torch.manual_seed(1)
     return getattr(models, name)(), *measure.images(n, flat=name == "DigitsNet")
-
-
-def _timed(work, repetitions: int) -> dict:
-    """Median seconds of ``work``, and the peak memory of its repetitions above what the process holds."""
-    seconds = []
-
-    def repeated():
-        for _ in range(repetitions):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-
-    peak = measure.peak_above(repeated)
-    return {"seconds": statistics.median(seconds), "peak_bytes": peak, "repetitions": repetitions}
 
 
 def leading_step(how: str) -> dict:
@@ -74,7 +58,7 @@ def leading_step(how: str) -> dict:
     # what torch loads once is loaded before anything is measured
     for _ in range(2):
         SgdNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B, protocol="code").leading(model, 1, generator)
-    return _timed(stepper(model, inputs, targets), 15 if how == GRAM else 3)
+    return measure.timed(stepper(model, inputs, targets), 15 if how == GRAM else 3)
 
 
 def hessian_pairs(how: str) -> dict:
@@ -93,7 +77,7 @@ def hessian_pairs(how: str) -> dict:
         pairs = leading(hessian, K) if how == LANCZOS else leading(hessian.dense(), 2410)
         sums.append(float(pairs.values[:K].sum()))
 
-    return _timed(work, 7 if how == LANCZOS else 3) | {"sum": sums[-1], "d": 2410}
+    return measure.timed(work, 7 if how == LANCZOS else 3) | {"sum": sums[-1], "d": 2410}
 
 
 def hessian_look(how: str) -> dict:
@@ -116,7 +100,7 @@ def hessian_look(how: str) -> dict:
             unit[i] = 1
             hessian @ unit
 
-    found = _timed(look if how == BY_PRODUCTS else rows, 3)
+    found = measure.timed(look if how == BY_PRODUCTS else rows, 3)
     return found if how == BY_PRODUCTS else found | {"seconds": found["seconds"] * 11_330 / TIMED, "peak_bytes": found["peak_bytes"] + 4 * 11_330**2}
 
 

@@ -32,6 +32,22 @@ def peak_above(work: Callable[[], object]) -> int:
     return max(0, _memory("VmHWM") - held)
 
 
+def timed(work: Callable[[], object], repetitions: int, *, warm_up: bool = False) -> dict:
+    """Median seconds of ``work`` and the peak memory of all its repetitions; warm_up: one more, first, whose time does not count. As `peak_above`."""
+    seconds: list[float] = []
+
+    def repeated():
+        if warm_up:
+            work()
+        for _ in range(repetitions):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+
+    peak = peak_above(repeated)
+    return {"seconds": statistics.median(seconds), "peak_bytes": peak, "repetitions": repetitions}
+
+
 def _memory(field: str) -> int:
     """What the process holds now (VmRSS) or has held at most (VmHWM), in bytes."""
     status = Path("/proc/self/status")

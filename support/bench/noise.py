@@ -5,8 +5,6 @@ Every route draws one stochastic gradient of the 11,330-parameter LeNet on n = 1
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -121,18 +119,7 @@ def route(name: str) -> dict:
     model, inputs, targets, generator = _problem(N)
     # a first small pass loads what torch loads once, so that the peak is the route's own
     (make(model, inputs[:2], targets[:2], generator) if repetitions > 1 else partial(_gradient_matrix, model, inputs[:2], targets[:2]))()
-    draw, seconds = make(model, inputs, targets, generator), []
-
-    def work():
-        if repetitions > 1:
-            draw()
-        for _ in range(repetitions):
-            start = time.perf_counter()
-            draw()
-            seconds.append(time.perf_counter() - start)
-
-    peak = measure.peak_above(work)
-    return {"seconds": statistics.median(seconds), "peak_bytes": peak, "repetitions": repetitions}
+    return measure.timed(make(model, inputs, targets, generator), repetitions, warm_up=repetitions > 1)
 
 
 def step_ratio(name: str) -> dict:
