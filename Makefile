@@ -37,8 +37,9 @@ serve:  ## show the built book at http://127.0.0.1:8000 (PORT=... for another)
 lab: $(VENV)/.lab  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-clean:  ## remove what was built; the environment in .venv stays
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove what was built; the environment, your runs and the checkpoints of experiments stay
+	find _build -mindepth 1 -maxdepth 1 -not -name runs -not -name experiments -exec rm -rf {} + 2>/dev/null || true
+	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help:  ## list the targets

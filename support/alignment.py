@@ -95,7 +95,8 @@ def estimate_alignment(
 ) -> EstimatedAlignment:
     """As `alignment`, with Tr H and Tr(HC) from `probes` draws each: 2·probes Hessian products. What the pairs of `spectrum` contribute is exact.
 
-    Tr C, h₁ and u₁ᵀCu₁ are exact. The ratio's interval divides the ends of two intervals of confidence (1 + level)/2, so that it covers with `level` at least.
+    Tr C, h₁ and u₁ᵀCu₁ are exact. The ratio's interval divides the ends of two intervals of confidence (1 + level)/2 (Bonferroni). Student's interval is
+    approximate here, for the draws are quadratic forms of a skewed law: with few known pairs and fewer than ten probes it covers less than it says.
     Raises ValueError as `alignment` and `estimate_indicator`, and where the interval of Tr H contains 0, which gives no ratio.
     """
     largest, along = _first(hessian, covariance, spectrum)
@@ -158,7 +159,7 @@ def expected_sharpness(
     """
     import torch
 
-    from support.gradients import check_probes, student_interval
+    from support.gradients import check_probes, finite, student_interval
 
     if not sigma > 0:
         raise ValueError(f"sigma = {sigma} shakes nothing: give sigma > 0, such as 0.01")
@@ -174,9 +175,9 @@ def expected_sharpness(
 
     observations = []
     for _ in range(draws // 2 if paired else draws):
-        noise = sigma * torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
+        noise = sigma * torch.randn(theta.shape, generator=generator, dtype=theta.dtype).to(theta.device)
         observations.append((change(noise) + change(-noise)) / 2 if paired else change(noise))
-    return student_interval(torch.stack(observations), level)
+    return student_interval(finite(torch.stack(observations)), level)
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,14 @@ def likeness(A, B, *, probes: int | None = None, generator: torch.Generator | No
     """Compare two d x d matrices: tensors, or operators with ``@``, ``shape`` and ``gradients.theta`` such as those of `support.gradients`.
 
     probes: None multiplies by the identity, 2d products, exact; a number draws so many Gaussian vectors from `generator`, with jackknife intervals.
-    Raises ValueError for matrices of different sizes, a zero B, fewer than 3 probes, or probes without a generator.
+    Raises ValueError for matrices of different sizes, a zero A or B, fewer than 3 probes, probes without a generator, or a level outside (0, 1).
     """
     import torch
     from scipy import stats
 
+    from support.gradients import check_probes
+
+    check_probes(probes or 3, level)
     if tuple(A.shape) != tuple(B.shape):
         raise ValueError(f"the matrices are {tuple(A.shape)} and {tuple(B.shape)}: compare matrices of one size")
     if probes is not None and (probes < 3 or generator is None):
@@ -211,8 +215,9 @@ def likeness(A, B, *, probes: int | None = None, generator: torch.Generator | No
     Z = Z.to(dtype=like.dtype, device=like.device)
     AZ, BZ = A @ Z, B @ Z
     sums = torch.stack([(Z * AZ).sum(0), (Z * BZ).sum(0), (AZ * BZ).sum(0), AZ.square().sum(0), BZ.square().sum(0), (AZ - BZ).square().sum(0)]).double()
-    if not sums[4].any():
-        raise ValueError("the second matrix is zero: compare with one that is not")
+    for k, which in ((3, "first"), (4, "second")):
+        if not sums[k].any():
+            raise ValueError(f"the {which} matrix is zero: compare matrices that are not")
 
     def numbers(total):
         a, b, ab, aa, bb, gap = total

@@ -15,11 +15,11 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import keys
+from support import files, keys, plain
 from support.parameters import InputError, complete, defaults_of, file_name, given_parameters, grid, read_notebook
 
 # a last cell of our own, taken off again after the run: it lists what the page used
@@ -80,20 +80,24 @@ def execute(notebook: Path, output: Path, values: Mapping[str, Any] | None = Non
     problem = None
     try:
         with _environment():
-            # the kernel's own log would only say that it listens on this machine
-            options = {"progress_bar": False, "start_timeout": 180, "extra_arguments": ["--log-level=ERROR"]}
+            # the kernel's own log would only say that it listens on this machine, or was told to stop
+            options = {"progress_bar": False, "start_timeout": 180, "extra_arguments": ["--log-level=CRITICAL"]}
             execute_notebook(str(running), str(running), injected, cwd=str(notebook.parent), kernel_name="python3", **options)
     except PapermillExecutionError as error:
         last = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}").splitlines() if line.strip()]
-        problem = PageError(f"{notebook.stem}: cell `{(error.source.splitlines() or [''])[0]}` failed: {' | '.join(last[:1] + last[1:][-3:])}")
+        where = "" if error.ename == "ParameterError" else f"cell `{(error.source.splitlines() or [''])[0]}` failed: "
+        problem = PageError(f"{notebook.stem}: {where}{' | '.join(last[:1] + last[1:][-3:])}")
     except Exception as error:  # a kernel that died or did not start
         problem = PageError(f"{notebook.stem}: {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}")
     try:
-        executed = nbformat.read(running, as_version=4)
+        try:
+            executed = nbformat.read(running, as_version=4)
+        except ValueError:  # papermill could not write it whole
+            raise problem or PageError(f"{notebook.stem}: {running} was cut short: make room on the disk") from None
         used = _listed(executed.cells.pop())
         # papermill marks a failure with cells of its own: they are no part of the page
         executed.cells = [cell for cell in executed.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", ())]
-        keys.write_whole(failed if problem else output, nbformat.writes(_filled(source, executed)) + "\n")
+        files.write_whole(failed if problem else output, nbformat.writes(_filled(source, executed)) + "\n")
     finally:
         running.unlink(missing_ok=True)
     if problem:
@@ -180,59 +184,66 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a task: seconds, what it used, and, where it failed, why. ``reason`` says why it ran; None means that the old result was still fresh."""
+    """What became of a task: seconds and, where it failed, why. ``reason`` says why it ran; None means that the old result was still fresh."""
 
     task: Task
     reason: str | None = None
     seconds: float = 0.0
     error: str | None = None
-    used: dict[str, list[str]] = field(default_factory=dict)
 
 
-def perform(task: Task, reason: str) -> Done:
-    """Carry out one task in this process; a page that fails is reported, not raised."""
+def perform(task: Task, inputs: keys.Inputs, force: bool = False, parent: int | None = None) -> Done:
+    """Carry out one task in this process and seal the result with its key; a page that fails is reported, not raised.
+
+    A second process at the same page waits, and finds the result fresh. ``parent``: the process that asked; if it is gone, this one ends too.
+    """
     start = time.perf_counter()
+    if parent not in (None, os.getpid(), os.getppid()):
+        os._exit(1)
+    reason = "asked"
     try:
-        used = execute(task.notebook, task.output, task.values)
-        if task.html:
-            keys.write_whole(task.output.with_suffix(".html"), html(task.output))
-    except (PageError, OSError) as error:  # such as a full disk
+        with files.lock(guard := task.output.with_name(f".{task.output.stem}.lock"), wait=True):
+            try:
+                source = source_digest(read_notebook(task.notebook))
+                if not force and (reason := keys.stale(task.key, source, task.values, LISTING, inputs)) is None:
+                    return Done(task)
+                task.key.unlink(missing_ok=True)
+                used = execute(task.notebook, task.output, task.values)
+                if task.html:
+                    files.write_whole(task.output.with_suffix(".html"), html(task.output))
+                keys.store(task.key, keys.make(source, task.values, LISTING, inputs, used), task.outputs)
+            finally:
+                guard.unlink(missing_ok=True)
+    except (PageError, OSError, files.LockError) as error:  # such as a full disk
         said = str(error) if isinstance(error, PageError) else f"{task.notebook.stem}: {error}"
         return Done(task, reason, time.perf_counter() - start, said)
-    return Done(task, reason, time.perf_counter() - start, None, used)
+    return Done(task, reason, time.perf_counter() - start)
 
 
 def perform_all(tasks: Iterable[Task], jobs: int, records: Path, force: bool = False) -> Iterator[Done]:
-    """Carry out tasks in ``jobs`` processes, skipping those whose result is fresh unless ``force``; yields each as it ends, and seals it with its key."""
-    inputs, pending = keys.Inputs.take(records), {}
+    """Carry out tasks in ``jobs`` processes, skipping those whose result is fresh unless ``force``; yields each as it ends."""
+    inputs, pending = keys.Inputs.take(records), []
     for task in tasks:
-        source = source_digest(read_notebook(task.notebook))
-        reason = "asked" if force else keys.stale(task.key, source, task.values, LISTING, inputs)
-        if reason is None:
-            yield Done(task)
+        if force or keys.stale(task.key, source_digest(read_notebook(task.notebook)), task.values, LISTING, inputs):
+            pending.append(task)
         else:
-            pending[task.output] = (task, source, reason)
-            task.key.unlink(missing_ok=True)
-    for done in _parallel([(task, reason) for task, _, reason in pending.values()], jobs):
-        task, source, _ = pending.pop(done.task.output)
-        if not done.error:
-            keys.store(task.key, keys.make(source, task.values, LISTING, inputs, done.used), task.outputs)
-        yield done
+            yield Done(task)
+    yield from _parallel(pending, inputs, force, jobs)
 
 
-def _parallel(todo: list[tuple[Task, str]], jobs: int) -> Iterator[Done]:
+def _parallel(tasks: list[Task], inputs: keys.Inputs, force: bool, jobs: int) -> Iterator[Done]:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    left = {task.output: (task, reason) for task, reason in todo}
-    pool = Parallel(n_jobs=max(1, min(jobs, os.cpu_count() or 1, len(todo))), return_as="generator_unordered", batch_size=1)
+    left = {task.output: task for task in tasks}
+    pool = Parallel(n_jobs=max(1, min(jobs, os.cpu_count() or 1, len(tasks))), return_as="generator_unordered", batch_size=1)
     try:
-        for done in pool(delayed(perform)(*item) for item in todo):
+        for done in pool(delayed(perform)(task, inputs, force, os.getpid()) for task in tasks):
             left.pop(done.task.output)
             yield done
     except TerminatedWorkerError:
-        for task, reason in left.values():
-            yield Done(task, reason, error=f"{task.notebook.stem}: its process was killed, perhaps for want of memory")
+        for task in left.values():
+            yield Done(task, "asked", error=f"{task.notebook.stem}: its process was killed, perhaps for want of memory")
 
 
 # --- the two commands -----------------------------------------------------------------------------------------------------------------------------------------
@@ -296,7 +307,13 @@ def batch(notebook: Path, axes: Iterable[str], folder: Path, file: str | None = 
     points = [base | point for point in grid(axes, defaults)]
     tasks = _tasks(notebook, points, folder)
     given = {task.output: point for task, point in zip(tasks, points, strict=True)}
-    results = [done for done in tqdm(perform_all(tasks, jobs, _records(notebook)), total=len(tasks), disable=None, unit="run")]
+    results = []
+    with tqdm(total=len(tasks), disable=None, unit="run") as bar:
+        for done in perform_all(tasks, jobs, _records(notebook)):
+            results.append(done)
+            bar.update()
+            if done.reason:
+                bar.write(f"{done.task.output.stem}  {'FAILED after' if done.error else 'executed'} {done.seconds:.1f} s")
     failed = [done for done in results if done.error]
     fresh = sum(done.reason is None for done in results)
     print(f"{notebook.stem}: {len(results) - fresh - len(failed)} executed, {fresh} finished before, {len(failed)} failed; results in {folder}")
@@ -320,7 +337,7 @@ def check_jobs(jobs: int) -> None:
 def html(notebook: Path) -> str:
     """An executed notebook as one HTML file that asks nothing of the network: styles, pictures and MathJax (drawing with SVG) stand inside it.
 
-    Directives of the book's Markdown stay as they are written; links into the book, which is not there, become plain text.
+    Directives of the book's Markdown become plain Markdown (`support.plain`); links into the book, which is not there, become plain text.
     """
     import nbformat
     from jinja2 import DictLoader
@@ -337,7 +354,7 @@ def html(notebook: Path) -> str:
         "{% block html_head_js_mathjax %}{{ resources.mathjax_head }}{% endblock %}"
     )
     exporter = HTMLExporter(extra_loaders=[DictLoader({"page.html.j2": template})], template_file="page.html.j2", embed_images=True)
-    content = nbformat.read(notebook, as_version=4)
+    content = plain.captioned(nbformat.read(notebook, as_version=4))
     for cell in content.cells:
         if cell.cell_type == "code":  # an output of a type of our own alone, such as a number kept for another page, has no look
             cell.outputs = [output for output in cell.outputs if "data" not in output or any(re.match("text/|image/", kind) for kind in output.data)]

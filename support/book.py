@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.batch import Done, Task, check_jobs, perform_all
-from support.parameters import InputError, complete, defaults_of, named_set
+from support import files
+from support.batch import Done, Task, check_jobs, perform_all, source_digest
+from support.parameters import InputError, complete, defaults_of, named_set, read_notebook
 
 _CONFIG = ("_config.yml", "_toc.yml", "constraints.txt")
 
@@ -119,8 +120,7 @@ def _copy(source: Path, target: Path) -> bool:
     content = source.read_bytes()
     if target.is_file() and target.read_bytes() == content:
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    files.write_whole(target, content)
     return True
 
 
@@ -162,13 +162,17 @@ def build(root: Path, jobs: int = 2) -> int:
 
 
 def refresh(root: Path, jobs: int = 2) -> int:
-    """Execute what is stale and copy the outputs into the notebooks of the tree; the exit status, 1 if a page failed."""
+    """Execute what is stale and copy the outputs into the notebooks of the tree; the exit status, 1 if a page failed or was edited while it ran."""
     book = Book(root.resolve())
-    tasks = execute(book, "executed", jobs)
+    tasks, edited = execute(book, "executed", jobs), False
     for task in tasks or ():
-        if _copy(task.output, task.notebook):
-            print(f"{task.notebook.relative_to(book.root)}  refreshed")
-    return int(tasks is None)
+        name = task.notebook.relative_to(book.root)
+        if source_digest(read_notebook(task.notebook)) != source_digest(read_notebook(task.output)):
+            print(f"{name}  was edited while it ran: left as it is, run this again", file=sys.stderr)
+            edited = True
+        elif _copy(task.output, task.notebook):
+            print(f"{name}  refreshed")
+    return int(tasks is None or edited)
 
 
 def smoke(root: Path, jobs: int = 2) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from support.gradients import Estimate, GradientMatrix, PerSampleLoss, Symmetric
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 _DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
+_SYMMETRIC: WeakSet[torch.nn.Module] = WeakSet()  # models whose second derivative has been looked at
 
 
 class Spectrum(NamedTuple):
@@ -97,7 +99,27 @@ class Curvature(SymmetricOperator):
 
 
 class Hessian(Curvature):
-    """``H(θ) = ∇²L``, d x d, of the mean loss on n samples, without storing it."""
+    """``H(θ) = ∇²L``, d x d, of the mean loss on n samples, without storing it.
+
+    The first product with a model costs two more: they tell whether torch's second derivative of it is symmetric, as a Hessian is. Some are not, such as that
+    of `torch.nn.utils.parametrizations.weight_norm` on a CPU, whose numbers are wrong; then ValueError.
+    """
+
+    def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
+        """The product with u of shape (d,) or (d, m). Raises ValueError for another shape or a wrong derivative, FloatingPointError where it is not finite."""
+        model = self.gradients.model
+        if model not in _SYMMETRIC:
+            generator = torch.Generator().manual_seed(0)
+            one, other = torch.randn(2, self.gradients.d, generator=generator).to(self.gradients.theta)
+            along, across = super().__matmul__(one), super().__matmul__(other)
+            off, size = float((other @ along - one @ across).abs()), float(along.norm() + across.norm())
+            if off > torch.finfo(one.dtype).eps ** 0.3 * size:
+                raise ValueError(
+                    f"torch's second derivative of this {type(model).__name__} is no Hessian: uᵀHv and vᵀHu differ by {off:.2g} for random u and v, where "
+                    f"|Hu| + |Hv| = {size:.2g}; replace the module that has it wrong, such as weight_norm"
+                )
+            _SYMMETRIC.add(model)
+        return super().__matmul__(u)
 
     def _product(self, part: slice) -> Product:
         theta = self.gradients.theta.detach().requires_grad_()
@@ -163,7 +185,7 @@ def leading(operator, k: int, *, which: str = "LA", start: torch.Tensor | None =
 
 
 def _lanczos(operator, k: int, which: str, start, tolerance: float):
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 
     d = operator.shape[0]
     linear = finite(operator).double().cpu().numpy() if torch.is_tensor(operator) else operator.to_scipy()
@@ -179,6 +201,10 @@ def _lanczos(operator, k: int, which: str, start, tolerance: float):
     except ArpackNoConvergence as error:
         found = len(error.eigenvalues)
         raise RuntimeError(f"Lanczos iterations found {found} of {k} eigenpairs: ask for fewer, or raise the tolerance of {tolerance:g}") from None
+    except ArpackError:
+        if np.any(linear @ v0):
+            raise
+        return np.zeros(k), np.eye(d, k)  # the operator is zero
 
 
 def _refuse_asymmetric(matrix: torch.Tensor) -> None:

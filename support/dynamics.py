@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import ClassVar
 
 import torch
@@ -67,7 +68,7 @@ class Diagonal:
 
     def of_trace(self, trace) -> Diagonal:
         """The same structure with another trace."""
-        return Diagonal(self.variances * (trace / self.trace()))
+        return Diagonal(self.variances * _factor(trace, self.trace()))
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,19 @@ class LowRank:
 
     def of_trace(self, trace) -> LowRank:
         """The same structure with another trace."""
-        return LowRank(self.values * (trace / self.trace()), self.vectors)
+        return LowRank(self.values * _factor(trace, self.trace()), self.vectors)
+
+
+def _factor(wanted, own) -> torch.Tensor | float:
+    """What brings a trace to the wanted one; zero stays zero. Raises ValueError where nothing but zero is there to be scaled."""
+    if wanted > 0 and not own > 0:
+        raise ValueError(f"a covariance of trace {float(own):g} cannot be scaled to trace {float(wanted):g}: make it anew where the noise is not zero")
+    return wanted / own if own > 0 else 1.0
 
 
 def _refuse_negative(variances: torch.Tensor) -> None:
+    if not bool(torch.isfinite(variances).all()):
+        raise FloatingPointError("the variances of a noise are not finite: look for infinite gradients, or lower the learning rate")
     if not bool((variances >= 0).all()):
         worst = float(variances.min())
         raise ValueError(f"a covariance cannot have the eigenvalue {worst:g}: keep the positive eigenvalues of a matrix that has both signs")
@@ -179,10 +189,15 @@ class SgdNoise:
 
     def diagonal(self, model: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
         """The diagonal of C, shape (d,); its sum is Tr C. One pass of gradients; ``generator`` shuffles under protocol "code"."""
-        squares = total = 0.0
+        squares, total, before = 0.0, 0.0, generator.get_state()
         for block in self.blocks(model, generator):
             squares, total = squares + block.square().sum(1), total + block.sum(1)
-        return self.scale * (squares - total.square() / self.columns).clamp(min=0)
+        spread = (squares - total.square() / self.columns).clamp(min=0)
+        if spread.sum() < 1e-3 * squares.sum():  # little is left but rounding: again, as squares of deviations, on the same columns
+            generator.set_state(before)
+            centre = total[:, None] / self.columns
+            spread = sum((block - centre).square().sum(1) for block in self.blocks(model, generator))
+        return self.scale * spread
 
     def leading(self, model: torch.nn.Module, k: int, generator: torch.Generator) -> tuple[Spectrum, torch.Tensor]:
         """The k leading eigenpairs of C and Tr C, from the Gram matrix XᵀX: the two have the same eigenvalues up to s.
@@ -190,10 +205,12 @@ class SgdNoise:
         Raises ValueError for k above the rank, or where X exceeds ``limit_bytes``.
         """
         self.refuse_rank(k)
-        d = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if (size := 4 * d * self.columns) > self.limit_bytes:
-            raise ValueError(f"{self.columns} gradients of {d} parameters take {size / 2**30:.1f} GiB: raise limit_bytes, or use fewer samples")
-        X = torch.cat(list(self.blocks(model, generator)), dim=1)
+        theta = _flat(model)
+        if (size := theta.element_size() * len(theta) * self.columns) > self.limit_bytes:
+            raise ValueError(f"{self.columns} gradients of {len(theta)} parameters take {size / 2**30:.1f} GiB: raise limit_bytes, or use fewer samples")
+        X, filled = theta.new_empty(len(theta), self.columns), 0
+        for block in self.blocks(model, generator):
+            X[:, filled : (filled := filled + block.shape[1])] = block
         X -= X.mean(1, keepdim=True)
         found = leading(X.T @ X, k)
         # divided by their own lengths, and not by √γ, the eigenvectors have length 1 even where γ is lost in rounding
@@ -234,8 +251,8 @@ class AdditiveNoise:
 
     def __init__(self, sgd: SgdNoise, *, every: int = 10, rescale_every: int = 10):
         for name, value in (("every", every), ("rescale_every", rescale_every)):
-            if value < 1:
-                raise ValueError(f"{name} = {value} steps make no schedule: give at least 1")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r} steps make no schedule: give a whole number, at least 1")
         self.sgd, self.every, self.rescale_every = sgd, every, rescale_every
         self.steps = 0
         self.covariance: Diagonal | LowRank | None = None
@@ -255,7 +272,9 @@ class AdditiveNoise:
         raise TypeError(f"{type(self).__name__} has no covariance of its own: use one of {', '.join(NAMES)}")
 
     def rescaled(self, model: torch.nn.Module, generator: torch.Generator) -> Diagonal | LowRank:
-        """Σ of the last step with the trace of C at the model's parameters."""
+        """Σ of the last step with the trace of C at the model's parameters; where that was zero, a new look."""
+        if not self.covariance.trace() > 0:
+            return self.look(model, generator)
         return self.covariance.of_trace(self.sgd.diagonal(model, generator).sum())
 
     def state_dict(self) -> dict:
@@ -264,9 +283,11 @@ class AdditiveNoise:
         return {"steps": self.steps, "covariance": tensors}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up what `state_dict` gave."""
-        self.steps = state["steps"]
-        self.covariance = None if state["covariance"] is None else self.form(*state["covariance"])
+        """Take up what `state_dict` gave. Raises ValueError for the state of a noise of another form."""
+        tensors = state["covariance"]
+        if tensors is not None and len(tensors) != len(self.form.__dataclass_fields__):
+            raise ValueError(f"the state is of another noise than {type(self).__name__}, with its {self.form.__name__} covariance: load it where it is from")
+        self.steps, self.covariance = state["steps"], None if tensors is None else self.form(*tensors)
 
 
 class Constant(AdditiveNoise):
@@ -380,10 +401,17 @@ NAMES = tuple(_NOISES)
 
 
 def by_name(name: str, sgd: SgdNoise, **options) -> AdditiveNoise:
-    """The noise of Table 1 of that name (`NAMES`), such as ``by_name("GLD-leading", sgd, k=20, every=50)``. Raises ValueError for an unknown one."""
-    if name not in _NOISES:
+    """The noise of Table 1 of that name (`NAMES`, in any case), such as ``by_name("GLD-leading", sgd, k=20, every=50)``.
+
+    Raises ValueError for an unknown name, or an option that this noise does not take.
+    """
+    found = {own.lower(): noise for own, noise in _NOISES.items()}.get(name.lower())
+    if found is None:
         raise ValueError(f"there is no additive noise {name!r}: choose one of {', '.join(NAMES)}")
-    return _NOISES[name](sgd, **options)
+    takes = {"every", "rescale_every", *(p.name for p in signature(found).parameters.values() if p.kind is p.KEYWORD_ONLY)}
+    if unknown := [option for option in options if option not in takes]:
+        raise ValueError(f"{name} takes no {', '.join(unknown)}: its options are {', '.join(sorted(takes))}")
+    return found(sgd, **options)
 
 
 def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -395,7 +423,9 @@ def _flat(model: torch.nn.Module) -> torch.Tensor:
 
 
 def _add(model: torch.nn.Module, noise: torch.Tensor) -> None:
-    """Add a vector of shape (d,) to the gradients, in the order of ``model.parameters()``."""
+    """Add a vector of shape (d,) to the gradients, in the order of ``model.parameters()``; a parameter that the loss does not use has none yet."""
     trained = _trained(model)
     for p, piece in zip(trained, noise.split([p.numel() for p in trained]), strict=True):
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
         p.grad += piece.view(p.shape)

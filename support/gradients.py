@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from support.sampling import Exchangeable, Law
 
@@ -99,12 +100,7 @@ class GradientMatrix:
 
     def columns(self) -> Iterator[torch.Tensor]:
         """Per-sample gradients, chunk by chunk: tensors of shape (d, at most chunk)."""
-
-        def one(theta, x, y):
-            return self.loss(self._outputs(theta, x[None]), y[None])[0]
-
-        for part in self.parts():
-            yield finite(vmap(grad(one), in_dims=(None, 0, 0))(self.theta, self.inputs[part], self.targets[part]).T)
+        return (self._columns(part) for part in self.parts())
 
     def dense(self) -> torch.Tensor:
         """The matrix itself, shape (d, n): n·d numbers."""
@@ -129,7 +125,8 @@ class GradientMatrix:
     def _outputs(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         pieces = theta.split([shape.numel() for shape in self._shapes.values()])
         parameters = {name: piece.view(shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
-        return functional_call(self.model, {**parameters, **self._fixed}, (inputs,))
+        with sdpa_kernel(SDPBackend.MATH):  # the faster kernels of attention have neither forward-mode nor second derivatives
+            return functional_call(self.model, {**parameters, **self._fixed}, (inputs,))
 
     def outputs_at(self, theta: torch.Tensor, part: slice) -> torch.Tensor:
         """The model's outputs for one chunk at any parameters: a function of theta that can be differentiated, as often as the model can."""
@@ -143,8 +140,24 @@ class GradientMatrix:
             raise ValueError(f"the loss has shape {shape} for {m} samples: return one number a sample, not their mean (in torch: reduction='none')")
         return losses
 
+    def _columns(self, part: slice) -> torch.Tensor:
+        def one(theta, x, y):
+            return self.loss(self._outputs(theta, x[None]), y[None])[0]
+
+        samples = self.inputs[part], self.targets[part]
+        try:
+            columns = vmap(grad(one), in_dims=(None, 0, 0))(self.theta, *samples)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a module that torch cannot batch, such as a recurrent one: sample by sample
+            columns = torch.stack([grad(one)(self.theta, x, y) for x, y in zip(*samples, strict=True)])
+        return finite(columns.T)
+
     def _slopes(self, u: torch.Tensor, part: slice) -> torch.Tensor:
-        return jvp(lambda theta: self.losses_at(theta, part), (self.theta,), (u,))[1]
+        try:
+            return jvp(lambda theta: self.losses_at(theta, part), (self.theta,), (u,))[1]
+        except NotImplementedError:  # a module without a forward-mode derivative, such as an LSTM in float32
+            return u @ self._columns(part)
 
     def _refuse_other_coupling(self) -> None:
         """Evaluate a few samples together and one by one: whatever couples them shows as a difference."""
@@ -234,19 +247,25 @@ class NoiseCovariance(SymmetricOperator):
         return total.add_(torch.outer(g.mean, g.mean), alpha=self._c * g.n**2) if self._c else total
 
     def diagonal(self) -> torch.Tensor:
-        """The diagonal, shape (d,), exact: sums of squared per-sample gradients, chunk by chunk."""
+        """The diagonal, shape (d,), exact: sums of squared per-sample gradients, less their mean where that does not count, chunk by chunk."""
         g = self.gradients
-        total = sum(columns.square().sum(1) for columns in g.columns()) * self._a
-        return total + self._c * g.n**2 * g.mean.square() if self._c else total
+        if not self._c:
+            return sum(columns.square().sum(1) for columns in g.columns()) * self._a
+        # squares of deviations, not a difference of squares: a mean gradient far above the noise would leave only its rounding
+        spread = sum((columns - g.mean[:, None]).square().sum(1) for columns in g.columns())
+        return self._a * spread + g.n * float(self.weights.a + g.n * self.weights.c) * g.mean.square()
 
     def trace(self) -> torch.Tensor:
         """The trace, exact."""
         return self.diagonal().sum()
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
-        """One Gaussian vector with this covariance, shape (d,), for one backward pass: ``∇𝓛 V`` with V Gaussian of covariance aI + c11ᵀ."""
+        """One Gaussian vector with this covariance, shape (d,), for one backward pass: ``∇𝓛 V`` with V Gaussian of covariance aI + c11ᵀ.
+
+        generator: a torch generator on the CPU, as everywhere in this package.
+        """
         g = self.gradients
-        white = torch.randn(g.n, generator=generator, dtype=g.theta.dtype, device=g.theta.device)
+        white = torch.randn(g.n, generator=generator, dtype=g.theta.dtype).to(g.theta.device)
         # aI + c11ᵀ has eigenvalue a on vectors that sum to zero and a + nc along 1: its root changes the mean of white noise alone
         along = math.sqrt(max(self._a + g.n * self._c, 0.0)) - math.sqrt(self._a)
         return g @ (math.sqrt(self._a) * white + along * white.mean())

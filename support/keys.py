@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import support
+from support import files
 
 PACKAGE = Path(support.__file__).parent
 ROOT = PACKAGE.parent
@@ -81,7 +82,7 @@ def make(source: str, parameters: dict, how: str, inputs: Inputs, names: Mapping
 def store(path: Path, key: dict[str, Any], outputs: Iterable[Path]) -> None:
     """Write a key beside its results, which it seals by their digests. Written last and in one piece: what has no key is not finished."""
     sealed = key | {"outputs": {output.name: file_digest(output) for output in outputs}}
-    write_whole(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    files.write_whole(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def stale(path: Path, source: str, parameters: dict, how: str, inputs: Inputs) -> str | None:
@@ -99,10 +100,3 @@ def stale(path: Path, source: str, parameters: dict, how: str, inputs: Inputs) -
     if not changed:
         return None
     return f"{changed[0]} changed" if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more changed"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one piece: a process killed on the way leaves the old file, or none."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -32,7 +32,8 @@ _used: dict[str, set[str]] = {"claims": set(), "records": set()}
 def begin(name: str, /, **parameters) -> None:
     """Start the page ``name`` with the values of its parameters cell.
 
-    Checks their types against the book's, and notes whether they are the book's: only then does a verdict that contradicts the ledger stop the page.
+    Checks their types against the book's, and notes whether they are the book's: only then does a verdict that contradicts the ledger stop the page. With
+    others it prints a line that says so, since the page's sentences do not change.
     Raises ParameterError for a missing, unknown or ill-typed parameter, and for a file of sets without the set ``default``.
     """
     current.name, current.default = name, False
@@ -44,6 +45,8 @@ def begin(name: str, /, **parameters) -> None:
             raise ParameterError(f"{str(sets)!r} has no set 'default': repeat the page's parameters cell there")
         validate(name, parameters, defaults, complete=True)
         current.default = parameters == defaults
+        if changed := [f"{key} = {value!r}" for key, value in parameters.items() if value != defaults[key]]:
+            print(f"The text speaks of the book's parameters. Here {', '.join(changed)}: trust the numbers, figures and boxes.")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -65,6 +68,8 @@ def validate(name: str, parameters: dict, defaults: dict, complete: bool = False
         if key not in defaults:
             raise ParameterError(f"page {name!r} has no parameter {key!r}: it has {', '.join(defaults) or 'none'}")
         _same_type(name, key, value, defaults[key])
+        if key == "seed" and value < 0:
+            raise ParameterError(f"parameter seed = {value} of page {name!r} is negative: give a whole number ≥ 0")
     if complete and (missing := [key for key in defaults if key not in parameters]):
         raise ParameterError(f"page {name!r} was started without {', '.join(missing)}: pass every name of its parameters cell to page.begin")
 

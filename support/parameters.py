@@ -10,12 +10,15 @@ import ast
 import contextlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from support import keys, page
+
+_MOST = 100_000  # points of a grid
 
 
 class InputError(ValueError):
@@ -125,6 +128,8 @@ def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any
             raise InputError(f"grid axis {axis!r} holds a value twice: give each once")
     if not found:
         raise InputError("the grid is empty: give at least one axis, such as -p seed=1..5")
+    if (points := math.prod(map(len, found.values()))) > _MOST:
+        raise InputError(f"the grid has {points:,} points: a grid takes up to {_MOST:,}, so give fewer values, or several grids")
     return [dict(zip(found, point, strict=True)) for point in itertools.product(*found.values())]
 
 
@@ -133,6 +138,8 @@ def _axis_values(axis: str, text: str, default: Any) -> list:
         first, last = map(int, span.groups())
         if first > last:
             raise InputError(f"range {text!r} of grid axis {axis!r} is empty: write the smaller end first")
+        if last - first >= _MOST:
+            raise InputError(f"range {text!r} of grid axis {axis!r} has {last - first + 1:,} values: a grid takes up to {_MOST:,} points")
         return list(range(first, last + 1))
     if not text or ".." in text:
         raise InputError(f"grid axis {axis!r} has the malformed value {text!r}: write NAME=VALUE,VALUE or NAME=FIRST..LAST with whole numbers")

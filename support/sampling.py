@@ -125,6 +125,10 @@ class Law:
     def _draw(self, size: int, random):
         raise TypeError(f"{type(self).__name__} has no sampler: use one of the laws that by_name knows")
 
+    def slot_weights(self, size: int | None, generator):
+        """The weights of a batch that a loader draws; only `Compensated` has them. Raises TypeError for every other law."""
+        raise TypeError(f"{self.name} weighs the whole data set, not a loader's batch: use support.msgd.MSGD, or a law such as [MSGD-Cov]-500")
+
     @property
     def sgd_covariance(self) -> Exchangeable:
         """``K = k(I − 11ᵀ/n)``: covariance of mini-batch SGD with this n, b and ``replace`` (Wu et al. 2020, Proposition 1)."""
@@ -356,7 +360,7 @@ class Compensated(_LargeBatch):
     def slot_weights(self, size: int | None, generator):
         """The weights of a batch's slots alone, shape (size, B) or (B,), for a loop whose loader draws the batch: multiply per-sample losses and sum.
 
-        Types and errors as in `sample`.
+        The noise is that of `covariance` if the loader draws as ``replace`` says; one that shuffles draws without replacement. Types and errors as in `sample`.
         """
         weights = self._slots(_size(size), source(generator))
         return weights[0] if size is None else weights

@@ -201,6 +201,10 @@ def test_bad_input_is_refused_with_the_remedy():
         likeness(flat, flat[1:, 1:])
     with pytest.raises(ValueError, match="second matrix is zero"):
         likeness(flat + 1, flat)
+    with pytest.raises(ValueError, match="first matrix is zero"):
+        likeness(flat, flat + 1)
+    with pytest.raises(ValueError, match="level = 2 is no probability"):
+        likeness(flat + 1, flat + 1, probes=5, generator=generator, level=2)
     with pytest.raises(ValueError, match="at least 3 probes"):
         likeness(flat, flat + 1, probes=2, generator=generator)
     with pytest.raises(ValueError, match="a generator to draw them"):

@@ -263,3 +263,33 @@ def test_an_unknown_set_is_refused(tiny):
     assert parameters.named_set(tiny, "smoke") == {"b": 1}
     with pytest.raises(InputError, match="give one of default, smoke"):
         parameters.named_set(tiny, "quick")
+
+
+def test_a_second_process_takes_over_what_the_first_has_made(tmp_path):
+    """As one that waited: by the time it has the lock the result is fresh."""
+    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "print(seed)", parameters="seed = 0")
+    task = batch.Task(page, tmp_path / "p.ipynb", {"seed": 1})
+    inputs = keys.Inputs.take(tmp_path)
+    first, second, again = (batch.perform(task, inputs, force=force) for force in (False, False, True))
+    assert (first.reason, second.reason, again.reason) == ("new", None, "asked")
+    assert first.error is None and not list(tmp_path.glob(".*"))
+
+
+def test_a_notebook_cut_short_by_a_full_disk_is_one_failed_page(tmp_path, monkeypatch):
+    import papermill
+
+    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "print(seed)", parameters="seed = 0")
+
+    def full(running, *_, **__):
+        Path(running).write_text("{", encoding="utf-8")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(papermill, "execute_notebook", full)
+    done = batch.perform(batch.Task(page, tmp_path / "p.ipynb", {"seed": 1}), keys.Inputs.take(tmp_path))
+    assert "p: OSError: [Errno 28] No space left on device" in done.error
+
+
+@pytest.mark.parametrize("axes", [["seed=1..1000000000"], ["seed=1..1000", "b=1..1000"]])
+def test_a_hopeless_grid_is_refused_at_once(axes):
+    with pytest.raises(InputError, match=r"a grid takes up to 100,000"):
+        grid(axes, DEFAULTS)

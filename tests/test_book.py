@@ -118,6 +118,24 @@ def test_outputs_are_refreshed_and_quick_runs_kept_apart(tree, capfd):
     assert "first 1" in (tree / "_build" / "smoke" / "one" / "first.ipynb").read_text(encoding="utf-8")
 
 
+def test_a_page_that_was_edited_while_it_ran_is_left_as_it_is(tree, capfd, monkeypatch):
+    from support import book
+
+    first = tree / "notebooks" / "one" / "first.ipynb"
+
+    def executed(*arguments):
+        tasks = execute(*arguments)
+        first.write_text(first.read_text(encoding="utf-8").replace("print('first', b)", "print('mine', b)"), encoding="utf-8")
+        return tasks
+
+    execute = book.execute
+    monkeypatch.setattr(book, "execute", executed)
+    assert refresh(tree) == 1
+    said = capfd.readouterr()
+    assert "notebooks/one/first.ipynb  was edited while it ran" in said.err and "notebooks/one/second.ipynb  refreshed" in said.out
+    assert "print('mine', b)" in first.read_text(encoding="utf-8")
+
+
 # --- this repository ------------------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -156,3 +156,19 @@ def test_an_id_stands_once(tmp_path):
     path.write_text(f"paper: wu\ntitle: t\nclaims:\n{one}{one}", encoding="utf-8")
     with pytest.raises(LedgerError, match="entered twice"):
         read(path)
+
+
+def test_an_open_finding_is_not_corrected(entry):
+    """Corrected means that the printed value fails; where the interval leaves it open, nothing has been shown."""
+    claim = entry("not reproduced", kind="empirical")
+    assert judge(claim, measured=0.5, interval=(0.0, 1.0), printed=0.4, true=2.0, relation="<").verdict == "not reproduced"
+    assert judge(claim, measured=0.5, interval=(0.45, 1.0), printed=0.4, true=2.0, relation="<").verdict == "corrected"
+    with pytest.raises(ValueError, match="lies outside its interval"):
+        judge(claim, measured=500.0, interval=(0.0, 1.0), printed=0.4)
+
+
+def test_a_box_says_whose_parameters_its_words_are_about(entry, monkeypatch):
+    claim = entry()
+    assert "More exactly, with the book's parameters." in box.html(judge(claim, measured=2, printed=2))
+    monkeypatch.setattr(page, "current", page.Page("x", True))
+    assert "<strong>More exactly.</strong>" in box.html(judge(claim, measured=2, printed=2))

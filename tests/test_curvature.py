@@ -228,3 +228,17 @@ def test_products_and_matrices_that_cannot_be_had_are_refused(always_lanczos):
     inputs[0, 0] = torch.inf
     with pytest.raises(FloatingPointError, match="not finite"):
         leading(Hessian(model, loss, inputs, targets), 1)
+
+
+def test_a_second_derivative_that_torch_has_wrong_is_refused():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(16, 9)), nn.Tanh(), nn.Linear(9, 3)).double()
+    _, loss, *samples = problem()
+    with pytest.raises(ValueError, match="torch's second derivative of this Sequential is no Hessian"):
+        leading(Hessian(model, loss, *samples), 1)
+
+
+def test_a_zero_operator_has_zero_eigenvalues(always_lanczos):
+    found = leading(torch.zeros(40, 40, dtype=torch.float64), 3)
+    assert not found.values.any()
+    close(found.vectors.T @ found.vectors, torch.eye(3, dtype=torch.float64))

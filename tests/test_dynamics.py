@@ -83,7 +83,7 @@ def test_a_draw_is_a_root_of_the_covariance_times_white_noise(covariance, monkey
 def test_negative_variances_are_refused():
     with pytest.raises(ValueError, match="cannot have the eigenvalue -2: keep the positive"):
         Diagonal(torch.tensor([1.0, -2.0]))
-    with pytest.raises(ValueError, match="cannot have the eigenvalue"):
+    with pytest.raises(FloatingPointError, match="the variances of a noise are not finite"):
         LowRank(torch.tensor([float("nan")]), torch.ones(3, 1))
 
 
@@ -359,3 +359,57 @@ def test_a_noise_that_is_put_away_and_taken_up_goes_on_as_it_was(name, protocol,
         one = added(noise, with_gradients(model, *samples), generator)
         two = added(other, with_gradients(twin, *samples), twin_generator)
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_where_sgd_has_no_noise_the_others_have_none(name):
+    """Batches of all samples, without replacement; later the noise is there and is matched again."""
+    model, *samples = problem()
+    sgd = SgdNoise(cross_entropy, *samples, N, replace=False)
+    noise = by_name(name, sgd, every=4, rescale_every=2)
+    assert not added(noise, with_gradients(model, *samples), random()).any()
+    noise.sgd = sgd_noise(*samples)
+    noise(model, random()), noise(model, random())
+    close(noise.covariance.trace(), noise.sgd.diagonal(model, random()).sum())
+
+
+def test_parameters_without_a_gradient_take_noise_too():
+    model, *samples = problem()
+    model.unused = nn.Linear(2, 2).double()
+    model.forward = lambda x: model[2](model[1](model[0](x)))
+    cross_entropy(model(samples[0]), samples[1]).mean().backward()
+    by_name("GLD-const", sgd_noise(*samples), sigma=1.0)(model, random())
+    assert model.unused.weight.grad.all()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "code"])
+def test_a_large_mean_gradient_does_not_drown_the_diagonal(protocol):
+    torch.manual_seed(0)
+    targets = 1e4 + torch.randn(N, generator=random())
+    data = lambda kind: (nn.Linear(1, 1, bias=False).to(kind), torch.ones(N, 1, dtype=kind), targets.to(kind))  # noqa: E731
+    loss = lambda outputs, t: (outputs[:, 0] - t).square() / 2  # noqa: E731
+    found = []
+    for kind in (torch.float32, torch.float64):
+        model, *samples = data(kind)
+        nn.init.zeros_(model.weight)
+        found.append(float(SgdNoise(loss, *samples, B, protocol=protocol).diagonal(model, random()).sum()))
+    assert found[0] == pytest.approx(found[1], rel=5e-3)
+
+
+def test_options_that_a_noise_does_not_take_are_named():
+    _, *samples = problem()
+    with pytest.raises(ValueError, match=r"GLD-dynamic takes no k: its options are every, rescale_every$"):
+        by_name("GLD-dynamic", sgd_noise(*samples), k=3)
+    with pytest.raises(ValueError, match="GLD-1st-eigenvector takes no k: its options are every, rescale_every, tolerance"):
+        by_name("GLD-1st-eigenvector", sgd_noise(*samples), k=3)
+    assert isinstance(by_name("gld-leading", sgd_noise(*samples), k=3), dynamics.Leading)
+    with pytest.raises(ValueError, match=r"every = 1\.5 steps make no schedule"):
+        by_name("GLD-diag", sgd_noise(*samples), every=1.5)
+
+
+def test_the_state_of_another_noise_is_refused():
+    model, *samples = problem()
+    noise = by_name("GLD-leading", sgd_noise(*samples), k=3)
+    noise(with_gradients(model, *samples), random())
+    with pytest.raises(ValueError, match="another noise than DiagonalOfC"):
+        by_name("GLD-diag", sgd_noise(*samples)).load_state_dict(noise.state_dict())

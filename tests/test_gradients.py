@@ -176,3 +176,49 @@ def test_bad_input_is_one_clear_line(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call(*problem())
     assert "\n" not in str(caught.value)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.cell, self.last = getattr(nn, kind)(4, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, inputs):
+        return self.last(self.cell(inputs.view(-1, 4, 4))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.last(self.layer(inputs.view(-1, 4, 4)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("network", [lambda: Recurrent("GRU"), lambda: Recurrent("LSTM"), Attention], ids=["GRU", "LSTM", "attention"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_modules_that_torch_cannot_batch_or_push_forward_are_taken_sample_by_sample(network, kind):
+    torch.manual_seed(0)
+    model = network().to(kind)
+    _, loss, inputs, targets = problem()
+    data = (model, loss, inputs.to(kind), targets)
+    dense, g = reference(*data), GradientMatrix(*data, chunk=5)
+    u, atol = torch.ones(g.d, dtype=kind), 1e-5 if kind == torch.float32 else 1e-12
+    torch.testing.assert_close(g.dense(), dense, rtol=1e-4, atol=atol)
+    torch.testing.assert_close(g.transposed(u), dense.T @ u, rtol=1e-4, atol=atol)
+    torch.testing.assert_close(g @ torch.ones(N, dtype=kind), dense.sum(1), rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_a_large_mean_gradient_does_not_drown_the_noise(offset):
+    """In float32, of a mean: C is the variance of the targets over b, whatever their mean."""
+    targets = torch.randn(400, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    loss = lambda outputs, t: (outputs[:, 0] - t).square() / 2  # noqa: E731
+    shifted = (targets + offset).float()
+    C = GradientMatrix(model, loss, torch.ones(400, 1), shifted, chunk=90).covariance(MiniBatch(400, 4))
+    exact = float(shifted.double().var(correction=0)) / 4
+    assert float(C.trace()) == pytest.approx(exact, rel=2e-3)

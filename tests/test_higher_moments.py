@@ -288,3 +288,10 @@ def test_fourth_moments_in_one_dimension_are_powers_of_that_of_the_factor(law):
 def test_bad_input_is_refused_at_once(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("q", [2, 100, 112, 114, 200, 400, 1000])
+def test_large_powers_agree_with_exact_moments_where_zero_is_far(q):
+    law = Mixture(((Fraction(1), Fraction(1), Fraction(1, 450)),))
+    exact = law.moment(q)
+    assert law.exponent(q) == pytest.approx(math.log(exact.numerator) - math.log(exact.denominator), rel=1e-11)

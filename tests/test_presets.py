@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from support import page, sampling
+from support import files, page, sampling
 from support.__main__ import main
-from support.experiments import checkpoints, data, presets, records
+from support.experiments import data, presets, records
 from support.experiments.command import RequestError, seeds_of
 from support.experiments.presets import PRESETS, PresetError, Setting
 from support.experiments.records import RecordError
@@ -307,6 +307,9 @@ def test_status_shows_a_run_on_its_way(tmp_path, capsys):
         trainer.run(40, checkpoint=tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed4.pt", save_every_s=0)
     assert experiments(tmp_path, "status") == 0
     assert "SGD: no record; seed 4 at step 5 of 40, stopped" in capsys.readouterr().out
+    with files.lock(tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed5.lock"):
+        assert experiments(tmp_path, "status") == 0
+    assert f"seed 5, process {os.getpid()}" in capsys.readouterr().out
 
 
 def test_a_run_that_diverges_is_reported_and_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
@@ -329,7 +332,7 @@ def test_a_noise_that_cannot_be_is_reported_and_does_not_stop_the_others(tmp_pat
 
 
 def test_a_run_of_another_process_is_left_alone(tmp_path, capsys):
-    with checkpoints.lock(tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed1.lock"):
+    with files.lock(tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed1.lock"):
         assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke", "--methods", "SGD", "--threads", "1") == 1
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 

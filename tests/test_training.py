@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from support import files
 from support.experiments import checkpoints, presets, training
 from support.experiments.checkpoints import CheckpointError
 from support.experiments.models import LeNet, normal_init
@@ -193,6 +195,17 @@ def test_a_run_is_over_when_a_point_of_the_curves_says_so():
     assert cut.final["steps"] == 4 and cut.final["train_loss"] == cut.curves["train_loss"][-1]
 
 
+def test_the_last_point_of_a_run_that_is_over_is_measured_too():
+    measured = trainer(measure=lambda model, step: {"n": step}, measure_at=(0, 4, 8)).run(8, evaluate_every=2, until=lambda point: point["step"] >= 3)
+    assert measured.measured == {"step": [0, 4], "n": [0, 4]}
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts():
+    ours = trainer()
+    first, second = ours.run(30), ours.run(31)
+    assert second.wall_s > first.wall_s
+
+
 # --- stopping and going on
 
 
@@ -330,20 +343,20 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
     path = tmp_path / "x.lock"
-    code = f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom support.experiments.checkpoints import lock\n"
+    code = f"import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom support.files import lock\n"
     code += f"with lock(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(CheckpointError, match=f"is in use by process {process.pid}: wait"), checkpoints.lock(path):
+        with pytest.raises(files.LockError, match=f"x in .* is in use by process {process.pid}: wait"), files.lock(path):
             pass
         process.kill()
         process.wait()
-        with checkpoints.lock(path):
-            assert checkpoints.holder(path) == str(os.getpid())
-    assert checkpoints.holder(path) == ""
-    with pytest.raises(Stopped), checkpoints.lock(path):
+        with files.lock(path):
+            assert files.holder(path) == str(os.getpid())
+    assert files.holder(path) == ""
+    with pytest.raises(Stopped), files.lock(path):
         raise Stopped
-    assert checkpoints.holder(path) == ""  # nor after a run that failed
+    assert files.holder(path) == ""  # nor after a run that failed
 
 
 @pytest.mark.parametrize(
@@ -351,6 +364,8 @@ def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
     [
         (lambda: trainer(FullBatch(10, 2)), "n = 10 samples, the training set has 24"),
         (lambda: trainer(chunk=0), "chunk = 0"),
+        (lambda: trainer(data=replace(problem(), train=(problem().train[0], torch.ones(N, 1)))), r"shape \(24, 1\) and type torch.float32: the trainer judges"),
+        (lambda: trainer(data=problem(tests=0)), "the test set is empty"),
         (lambda: trainer().run(0), "steps = 0"),
         (lambda: trainer().run(5, evaluate_every=0), "evaluate_every = 0"),
     ],

@@ -26,17 +26,23 @@ def rows() -> dict:
 
 
 def run() -> dict:
-    """Measure every row, each in its own process, and return the numbers of the record."""
+    """Measure every row, each in its own process, and return the numbers of the record. Raises RuntimeError, at the end, with what failed rows said."""
     from tqdm import tqdm
 
     from support.bench.measure import in_own_process
 
     jobs = [(kind, name) for kind, named in rows().items() for name in named]
     results: dict = {kind: {} for kind in rows()}
+    failed: list[str] = []
     with tqdm(jobs, disable=None, unit="row") as progress:
         for kind, name in progress:
             progress.set_description(name)
-            results[kind][name] = in_own_process(kind, name)
+            try:
+                results[kind][name] = in_own_process(kind, name)
+            except RuntimeError as error:  # the other rows are measured all the same
+                failed.append(str(error))
+    if failed:
+        raise RuntimeError("\n".join(failed))
     return results
 
 
@@ -54,12 +60,12 @@ The numbers are in `notebooks/records/{record}.json`.
 
 def write_page(record: dict, path: Path) -> None:
     """Write the Markdown page from a record of `run`, in one piece."""
-    from support import keys
+    from support import files
 
     source = record["provenance"]
     foot = {"commit": source["commit"], "wall": source["wall_s"], "record": RECORD}
     text = _HEAD + "\n".join(part.section(record["final"]) for part in parts())
-    keys.write_whole(path, text + _FOOT.format(python=source["versions"]["python"], torch=source["versions"]["torch"], **foot))
+    files.write_whole(path, text + _FOOT.format(python=source["versions"]["python"], torch=source["versions"]["torch"], **foot))
 
 
 def main(root: Path = Path()) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -58,7 +59,9 @@ def _memory(field: str) -> int:
 
 def in_own_process(kind: str, name: str) -> dict:
     """Measure one row in a process of its own. Raises RuntimeError with what it said if it failed."""
-    done = subprocess.run([sys.executable, "-m", "support.bench", kind, name], capture_output=True, text=True, check=False)
+    # numpy's and scipy's own threads would share the cores with torch's: one for them, torch's number is each row's affair
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "support.bench", kind, name], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"benchmark row {name!r} failed:\n{done.stderr.strip()}")
     return json.loads(done.stdout.splitlines()[-1])

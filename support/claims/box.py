@@ -44,6 +44,7 @@ def html(verdict: Verdict) -> str:
     head = "".join(f"<th>{HEADINGS[c]}</th>" for c in columns)
     amber, link = "" if verdict.agrees else " claim-amber", f"{_LEDGER}#{anchor(claim.id, 'claim')}"
     heading = "What is true" if verdict.verdict != "confirmed" else "More exactly"
+    heading += "" if verdict.default else ", with the book's parameters"
     body = "".join("<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows)
     parts = [
         f'<div class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}">',

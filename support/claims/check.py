@@ -131,6 +131,8 @@ def _holds(measured, stated, interval, relation, rtol, atol) -> bool | None:
         low, high = interval
         if not np.all(np.asarray(low) <= np.asarray(high)):
             raise ValueError(f"interval = {interval!r} is none: give (low, high) with low ≤ high")
+        if not np.all((np.asarray(low) <= m) & (m <= np.asarray(high))):
+            raise ValueError(f"measured = {measured!r} lies outside its interval {interval!r}: give the interval of what was measured")
         if relation == "==":
             return bool(np.all((low <= s) & (s <= high)))
         surely = _RELATIONS[relation](high if relation[0] == "<" else low, s)
@@ -157,7 +159,7 @@ def _verdict(claim: ledger.Claim, printed: bool | None, true: bool | None) -> st
     if printed:
         return "confirmed"
     if claim.kind == "empirical":
-        return "corrected" if true else "not reproduced"
+        return "corrected" if true and printed is False else "not reproduced"
     if printed is None or (true is None):
         raise ValueError(f"{claim.id}: the interval is too wide to decide: sample more, or compute exactly")
     return "corrected" if true else "refuted"

@@ -70,6 +70,8 @@ def matched(b: int, B: int | None = None) -> BatchNoise:
 
     Raises ValueError for B < b, and for B = 1, where the covariance is 0/0.
     """
+    if b < 1:
+        raise ValueError(f"b = {b} is no batch size: give b ≥ 1")
     if B is None:
         return BatchNoise(Fraction(1, b))
     if B == 1:

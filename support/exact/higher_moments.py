@@ -126,7 +126,7 @@ def _log_power(m: float, s: float, q: float) -> tuple[float, float]:
     if q <= -1:
         return math.inf, math.nan
     rate = m * m / (2 * s)
-    if rate > 200:
+    if rate > 200 and abs(q) * s < m * m / 4:  # |X|^q, too, leaves its weight where the nodes are
         nodes, weights = np.polynomial.hermite_e.hermegauss(40)
         logs = np.log(np.abs(m + math.sqrt(s) * nodes))
         terms = np.log(weights / weights.sum()) + q * logs

@@ -39,7 +39,7 @@ def _moment_step(features, targets, law: Law, lr):
 
 
 def _sizes(features, law: Law) -> tuple[int, int]:
-    if np.ndim(features) != 2:
+    if not isinstance(features, np.ndarray) or features.ndim != 2:
         raise ValueError(f"features have shape {np.shape(features)}: give an array of shape (n, d)")
     if law.n != len(features):
         raise ValueError(f"the law is for n = {law.n} samples, the data has {len(features)}: give the law this number of samples")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -92,7 +91,9 @@ def run_preset(options: argparse.Namespace) -> int:
     for seed in seeds:
         for method in methods:
             path = options.output / f"{records.run_name(preset.name, options.scale, method, seed)}.json"
-            if not presets.is_done(path, presets.config(preset, options.scale, method, seed)):
+            # a run that was killed between its record and its end has left a checkpoint: it is ended like the others
+            left = (options.work / f"{records.run_name(preset.name, options.scale, method, seed)}.pt").is_file()
+            if not presets.is_done(path, presets.config(preset, options.scale, method, seed)) or left:
                 missing.append((method, seed))
     total = len(seeds) * len(methods)
     print(f"{preset.name}: {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}")
@@ -127,13 +128,16 @@ def _one(preset: str, scale: str, method: str, seed: int, output: Path, work: Pa
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
+    from support import files
     from support.experiments import presets, records
 
     torch.set_num_threads(threads)
     title = f"{method} seed {seed}"
     try:
         path = presets.record(presets.preset(preset), scale, method, seed, output, work, device=device, show=None if show else False)
-    except (ValueError, FloatingPointError) as error:  # every error of a run, from a loss that is not finite to a checkpoint that cannot be written
+    except files.LockError as error:
+        return f"left to another process: {title}: {error}", False
+    except (ValueError, ArithmeticError, RuntimeError, OSError) as error:  # from a loss that is not finite to a full disk or memory
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]
@@ -141,25 +145,24 @@ def _one(preset: str, scale: str, method: str, seed: int, output: Path, work: Pa
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs with a checkpoint."""
-    from support.experiments import checkpoints, presets, records
+    """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs that are on their way."""
+    from support.experiments import presets, records
 
     begun = False
     for preset in presets.PRESETS.values():
         for scale, setting in preset.scales.items():
             lines = []
-            for method in preset.methods:
+            for method in (*(["start"] if setting.escape else []), *preset.methods):
                 pattern = records.run_name(preset.name, scale, method, 0).removesuffix("0")
-                done = _seeds_with(options.output, pattern, "json")
-                under_way = []
-                for seed in _seeds_with(options.work, pattern, "pt"):
-                    state = checkpoints.load(options.work / f"{pattern}{seed}.pt")
-                    pid = checkpoints.holder(options.work / f"{pattern}{seed}.lock")
-                    at = f"step {state['steps_done']:,} of {setting.steps:,}"
-                    under_way.append(f"seed {seed} at {at}, {f'process {pid}' if _lives(pid) else 'stopped'}")
-                if done or under_way:
-                    seeds = f"{len(done)} records (seeds {', '.join(map(str, done))})" if done else "no record"
-                    lines.append(f"  {method}: {'; '.join([seeds, *under_way])}")
+                done = _seeds_with(options.output, pattern, ".json")
+                broken = [seed for seed in done if not _readable(options.output / f"{pattern}{seed}.json")]
+                steps = setting.escape.start_limit if method == "start" else setting.steps
+                under_way = [_on_its_way(options.work / f"{pattern}{seed}", steps) for seed in _seeds_with(options.work, pattern, ".lock", ".pt")]
+                said = [f"{len(done)} records (seeds {', '.join(map(str, done))})" if done else "no record"]
+                said += [f"seed {seed} cannot be read: delete it and run it again" for seed in broken]
+                said += filter(None, under_way)
+                if len(said) > 1 or done:
+                    lines.append(f"  {method}: {'; '.join(said)}")
             if lines:
                 begun = True
                 print(f"{preset.name} {scale}", *lines, sep="\n")
@@ -168,17 +171,32 @@ def show_status(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seeds_with(folder: Path, pattern: str, suffix: str) -> list[int]:
-    start = len(Path(pattern).name)
-    found = (path.name[start:].removesuffix(f".{suffix}") for path in folder.glob(f"{pattern}*.{suffix}"))
-    return sorted(int(seed) for seed in found if seed.isdigit())
+def _readable(path: Path) -> bool:
+    from support.experiments import records
 
-
-def _lives(pid: str) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+        return bool(records.read(path))
+    except records.RecordError:
         return False
-    except PermissionError:
-        return True
-    return True
+
+
+def _on_its_way(run: Path, steps: int) -> str:
+    """How far a run is whose lock and checkpoint stand at a path without suffix; empty if it is over."""
+    from support import files
+    from support.experiments import checkpoints
+
+    process = files.holder(run.with_name(f"{run.name}.lock"))
+    try:
+        state = checkpoints.load(run.with_name(f"{run.name}{'-running' if run.name.startswith('start') else ''}.pt"))
+    except checkpoints.CheckpointError as error:
+        return str(error)
+    if not process and state is None:
+        return ""
+    at = f" at step {state['steps_done']:,} of {steps:,}" if state else ""
+    return f"seed {run.name.rpartition('seed')[2]}{at}, {f'process {process}' if process else 'stopped'}"
+
+
+def _seeds_with(folder: Path, pattern: str, *suffixes: str) -> list[int]:
+    start = len(Path(pattern).name)
+    found = {path.name[start:].removesuffix(suffix) for suffix in suffixes for path in folder.glob(f"{pattern}*{suffix}")}
+    return sorted(int(seed) for seed in found if seed.isdigit())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from support import dynamics
+from support import dynamics, files
 from support.experiments import checkpoints, data, models, records
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.seeding import stream
@@ -239,7 +239,7 @@ def start(chosen: Preset, scale: str, seed: int, *, folder: Path | None = None, 
         return _start(alone, escape, seed, device, {"identity": what, **options})[1]
     name = records.run_name(chosen.name, scale, "start", seed)
     kept, record_path = work / f"{name}.pt", folder / f"{name}.json" if folder else None
-    with checkpoints.lock(work / f"{name}.lock", wait=True):
+    with files.lock(work / f"{name}.lock", wait=True):
         if (found := checkpoints.load(kept)) is None or (record_path and not is_done(record_path, what)):
             on_its_way = work / f"{name}-running.pt"
             done, state, spectrum = _start(alone, escape, seed, device, {"identity": what, "checkpoint": on_its_way, **options})
@@ -296,7 +296,7 @@ def record(chosen: Preset, scale: str, method: str, seed: int, folder: Path, wor
     name = records.run_name(chosen.name, scale, method, seed)
     path, checkpoint = folder / f"{name}.json", work / f"{name}.pt"
     what = config(chosen, scale, method, seed)
-    with checkpoints.lock(work / f"{name}.lock"):
+    with files.lock(work / f"{name}.lock"):
         if not is_done(path, what):
             done = run(chosen, scale, method, seed, checkpoint=checkpoint, folder=folder, work=work, **options)
             made = {"curves": _shortened(done.curves), "measured": _shortened(done.measured), "final": done.final}

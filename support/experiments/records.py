@@ -8,14 +8,13 @@ that exists is whole. Pages read records from ``notebooks/records`` with `load`,
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
-from support import page
+from support import files, page
 
 SECTIONS = ("config", "curves", "final", "provenance")
 
@@ -38,7 +37,7 @@ def save(path: Path | str, *, config: dict, final: dict, wall_s: float, curves: 
     except ValueError as error:
         raise RecordError(f"record {path} would hold a number that is not finite, which JSON has not ({error}): look at the run") from error
     try:
-        write_bytes(path, (text + "\n").encode())
+        files.write_whole(path, text + "\n")
     except OSError as error:
         raise RecordError(f"record {path} cannot be written ({error.strerror}): choose a folder that exists and has room") from error
     return path
@@ -52,21 +51,6 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise RecordError(f"folder {folder} cannot be written ({error.strerror}): name another") from None
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one piece: a file beside it, synced, then renamed. If that fails (OSError) the old file is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def run_name(preset: str, scale: str, method: str, seed: int) -> str:
@@ -107,7 +91,9 @@ def load_all(pattern: str) -> dict[str, dict]:
     root = Path.cwd().parent / "records"
     found = {path.relative_to(root).as_posix().removesuffix(".json"): read(path) for path in sorted(root.glob(f"{pattern}.json"))}
     if not found:
-        raise RecordError(f"no record matches {pattern} in {root}: run the command that makes them (the page names it)")
+        preset, _, scale = pattern.removesuffix("/*").partition("/")
+        command = f"python -m support experiments run {preset}" + (f" --scale {scale}" if scale else "")
+        raise RecordError(f"no record matches {pattern} in {root}: make them in the root of the book's tree with `{command}`")
     for folder in {name.rpartition("/")[0] or name for name in found}:
         page.used("records", folder)
     return found

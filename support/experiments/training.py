@@ -86,10 +86,10 @@ class Trainer:
         run = trainer.run(steps=10_000, checkpoint=Path("run.pt"))
 
     law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which draws W, so that a device sees the
-    noise that the CPU sees.  loss: per-sample losses.  chunk: samples of one forward and backward pass.  schedule: a torch learning-rate schedule of the
-    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``;
-    if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.  measure: called with the model and the number of steps done when these are
-    in ``measure_at`` (0: before the first); must leave the model, and the trainer's generator, as they are.
+    noise that the CPU sees.  loss: per-sample losses of a classifier, whose outputs are (m, classes).  chunk: samples of one forward and backward pass.
+    schedule: a torch learning-rate schedule of the optimiser, stepped after each step.  additive: called with the model and the generator after the backward
+    pass; adds noise to the parameters' ``.grad``; if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.  measure: called with the
+    model and the number of steps done when these are in ``measure_at`` (0: before the first); must leave the model, and the trainer's generator, as they are.
     """
 
     def __init__(
@@ -111,6 +111,11 @@ class Trainer:
             raise TrainingError(f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the number of samples")
         if chunk < 1:
             raise TrainingError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1")
+        if not len(data.test[0]):
+            raise TrainingError("the test set is empty: every method is judged on it, so give some samples")
+        if data.train[1].ndim != 1 or data.train[1].is_floating_point():
+            shape, kind = tuple(data.train[1].shape), data.train[1].dtype
+            raise TrainingError(f"the targets are of shape {shape} and type {kind}: the trainer judges classifiers, so give whole numbers of shape (n,)")
         self.model, self.optimizer, self.law, self.data = model, optimizer, law, data
         self.generator, self.loss, self.chunk, self.schedule, self.additive = generator, loss, chunk, schedule, additive
         self.measure, self.measure_at = measure, frozenset(measure_at)
@@ -144,20 +149,21 @@ class Trainer:
         """
         if steps < 1 or evaluate_every < 1:
             raise TrainingError(f"steps = {steps} and evaluate_every = {evaluate_every} make no run: give at least 1")
-        started = time.perf_counter() - self._resume(checkpoint, identity or {}, steps)
+        self._resume(checkpoint, identity or {}, steps)
+        started = time.perf_counter() - self.seconds
         if not self.curves["step"]:
             self._evaluate()
             self._measure()
         saved = time.perf_counter()
         with tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=None if show is None else not show) as bar:
-            while self.steps_done < steps:
+            over = False
+            while self.steps_done < steps and not over:
                 self.step()
                 bar.update()
                 if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
                     self._evaluate()
                     bar.set_postfix(loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}")
-                    if until is not None and until({name: values[-1] for name, values in self.curves.items()}):
-                        break
+                    over = until is not None and until({name: values[-1] for name, values in self.curves.items()})
                 self._measure()
                 if checkpoint and time.perf_counter() - saved >= save_every_s:
                     self.seconds = time.perf_counter() - started
@@ -236,11 +242,11 @@ class Trainer:
         state |= {"schedule": self.schedule.state_dict() if self.schedule is not None else None, "measured": self.measured}
         return state | {"additive": self.additive.state_dict() if hasattr(self.additive, "state_dict") else None}
 
-    def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> float:
-        """Take up the state in a checkpoint, if there is one; returns the seconds spent before it."""
+    def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> None:
+        """Take up the state in a checkpoint, if there is one."""
         state = checkpoints.load(checkpoint, str(self.device)) if checkpoint else None
         if state is None:
-            return 0.0
+            return
         if changed := differences(state["identity"], identity):
             raise TrainingError(f"checkpoint {checkpoint} is of another run ({changed}): delete it to start this one")
         if state["steps_done"] > steps:
@@ -256,5 +262,4 @@ class Trainer:
         if hasattr(self.additive, "load_state_dict"):
             self.additive.load_state_dict(state["additive"])
         self.steps_done, self.curves, self.sums = state["steps_done"], state["curves"], state["sums"].to(self.device)
-        self.measured = state.get("measured", {})
-        return state["seconds"]
+        self.measured, self.seconds = state.get("measured", {}), state["seconds"]
