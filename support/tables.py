@@ -17,7 +17,7 @@ def table(head: Sequence, rows: Iterable[Sequence]):
     for row in rows:
         if len(row) != len(head):
             raise ValueError(f"a row has {len(row)} cells, the head has {len(head)}: give one cell a column")
-        name = str(row[0]) if "<" in str(row[0]) else re.sub(r"(?<=\w)-", "\u2011", str(row[0])).replace("-", "\u2212")
+        name = str(row[0]) if "<" in str(row[0]) else re.sub(r"(?<!\S)-(?=[\d.])", "\u2212", str(row[0])).replace("-", "\u2011")
         cells = (name, *(re.sub(r"(?<![\w-])-(?=[\d.])", "\u2212", str(cell)).replace(" ± ", "&nbsp;±&nbsp;") for cell in row[1:]))
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     titles = "".join(f"<th>{cell}</th>" for cell in head)

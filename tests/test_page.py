@@ -66,6 +66,22 @@ def test_away_from_its_parameter_sets_a_page_runs_as_a_tinkerers(tmp_path, monke
     assert not page.current.default
 
 
+def test_a_tinkerer_is_told_that_the_text_is_about_other_parameters(folder, capsys):
+    page.begin("p", **GOOD)
+    assert capsys.readouterr().out == ""
+    page.begin("p", **(GOOD | {"n": 9}))
+    assert capsys.readouterr().out.startswith("The text speaks of the book's parameters. Here n = 9: trust")
+
+
+def test_a_negative_seed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "parameters").mkdir()
+    (tmp_path / "parameters" / "s.yaml").write_text("default: {seed: 1}\n", encoding="utf-8")
+    (tmp_path / "part").mkdir()
+    monkeypatch.chdir(tmp_path / "part")
+    with pytest.raises(page.ParameterError, match="seed = -1 of page 's' is negative"):
+        page.begin("s", seed=-1)
+
+
 def test_what_a_page_used_is_listed(folder):
     page.begin("p", **GOOD)
     records.save(folder / "records" / "a" / "run.json", config={"seed": 1}, final={"loss": 0.5}, wall_s=1.0)
