@@ -11,7 +11,7 @@ def test_numbers_get_minus_signs_and_names_do_not_break():
     assert "MSGD\u2011Cov" in html
     first = table(("law", "x"), [("[MSGD-Cov]-8", 1), ("-3 to -.5", 2)]).data
     assert "[MSGD\u2011Cov]\u20118" in first and "\u22123 to \u2212.5" in first
-    assert "\u22120.5&nbsp;±&nbsp;1 [\u22122, 3e-4]" in html
+    assert "\u22120.5&nbsp;±&nbsp;1 [\u22122,&nbsp;3e-4]" in html
 
 
 def test_a_row_of_another_length_is_refused():
