@@ -140,8 +140,8 @@ def test_search_finds_a_word(chromium, how):
     try:
         base = f"http://127.0.0.1:{server.server_port}/" if server else BOOK.as_uri() + "/"
         with Visit(chromium, base + "search.html?q=replacement") as visit:
-            # results are shown one after another: the wait is the assertion, the first link to appear may be another page's
-            visit.page.wait_for_selector("#search-results li a[href*=sampling_noise]")
+            # results are shown one after another, and the first link to appear may be another page's
+            assert visit.page.wait_for_selector("#search-results li a[href*=sampling_noise]")
     finally:
         if server:
             server.shutdown()

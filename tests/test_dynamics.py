@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from support import dynamics
+from support import covariances, dynamics
+from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian, leading
-from support.dynamics import NAMES, Diagonal, LowRank, SgdNoise, by_name
+from support.dynamics import NAMES, SgdNoise, by_name
 from support.gradients import GradientMatrix
 from support.sampling import MiniBatch
 
@@ -67,7 +68,7 @@ def close(ours, dense, atol=1e-12):
 def test_a_draw_is_a_root_of_the_covariance_times_white_noise(covariance, monkeypatch):
     """With unit vectors in place of white noise the draws are the columns of a root R, and R Rᵀ is the covariance: exact, without sampling."""
     units = iter(torch.eye(len(covariance.variances if isinstance(covariance, Diagonal) else covariance.values)))
-    monkeypatch.setattr(dynamics, "_white", lambda size, like, generator: next(units))
+    monkeypatch.setattr(covariances, "_white", lambda size, like, generator: next(units))
     root = torch.stack([covariance.draw(None) for _ in range(len(next(iter(vars(covariance).values()))))], 1)
     dense = covariance.dense()
     close(root @ root.T, dense)
