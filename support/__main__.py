@@ -11,20 +11,20 @@ from support.experiments import command as experiments
 
 
 def _run(options) -> int:
-    from support import batch
+    from support.book import execute
 
     return batch.run(options.notebook, options.parameter, options.file, options.output)
 
 
 def _batch(options) -> int:
-    from support import batch
+    from support.book import execute
 
     return batch.batch(options.notebook, options.parameter, options.output, options.file, options.jobs)
 
 
 def _on_book(name: str) -> Callable[..., int]:
     def command(options) -> int:
-        from support import book
+        from support.book import build
 
         return getattr(book, name)(Path.cwd(), options.jobs)
 

@@ -1,6 +1,6 @@
 r"""The zoo of noise classes as an interactive picture in HTML, which needs no network and no library.
 
-Everything that the picture's script uses is evaluated here in fractions, from `support.recipes`, for every n, b and class that its controls can reach; the
+Everything that the picture's script uses is evaluated here in fractions, from `support.exact.recipes`, for every n, b and class that its controls can reach; the
 script looks numbers up, and draws weights by the same recipes.
 """
 
@@ -10,7 +10,7 @@ import html as _html
 import json
 
 from support.plotting import BLUE, VERMILION
-from support.recipes import AGREEMENTS, NAMES, agreement, menagerie, recipe
+from support.exact.recipes import AGREEMENTS, NAMES, agreement, menagerie, recipe
 from support.sampling import Law
 
 

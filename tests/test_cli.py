@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from support import book
+from support.book import build
 from support.__main__ import main
 
 

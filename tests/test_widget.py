@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import pytest
 
-from support import recipes, widget
+from support import widget
+from support.exact import recipes
 from support.sampling import GaussianCovariance, MiniBatch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

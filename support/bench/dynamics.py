@@ -36,7 +36,7 @@ def _batch_gradients():
     """The LeNet with its data, SGD's noise in the form of the code, and a generator; what torch loads once is loaded before anything is measured."""
     import torch
 
-    from support.dynamics import SgdNoise
+    from support.additive.langevin import SgdNoise
 
     measure.threads(1)
     generator = torch.Generator().manual_seed(1)
@@ -50,7 +50,7 @@ def leading_step(how: str) -> dict:
     """One step of GLD-leading that looks at C, as the code has it: full gradient, gradients of n/b batches, k leading eigenpairs, draw."""
     import torch
 
-    from support.dynamics import by_name
+    from support.additive.langevin import by_name
     from support.msgd import backward_in_chunks
 
     model, inputs, targets, sgd, generator = _batch_gradients()

@@ -18,7 +18,7 @@ from fractions import Fraction
 import numpy as np
 from scipy import special
 
-from support.recipes import recipe
+from support.exact.recipes import recipe
 from support.sampling import Law
 
 KINDS = ("SGD", "MSGD-Cov", "signs", "MSGD-[Cov-B]", "[MSGD-Cov]-B")

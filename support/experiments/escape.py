@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from support import alignment, dynamics
+from support import alignment
+from support.additive import langevin as dynamics
 from support.curvature import Hessian, leading
 from support.experiments.seeding import stream
 from support.gradients import Estimate, GradientMatrix, PerSampleLoss
@@ -20,7 +21,7 @@ class Escape:
     start_lr, start_steps, start_limit: the common start is where GD at this rate stands after these steps, and from there on as soon as it fits every
     training label, or at the limit.
     k, sigma: directions of the leading noises; standard deviation of GLD-const.  every, first_every: steps between two looks at k eigenpairs, or at the
-    first.  rescale_every: steps between two looks at the trace of C (`support.dynamics.AdditiveNoise`).
+    first.  rescale_every: steps between two looks at the trace of C (`support.additive.langevin.AdditiveNoise`).
     measure_at: numbers of steps after which to measure.  eigenpairs, probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected
     sharpness.  spectrum: eigenvalues of H at the start.  chunk: samples evaluated at once for noises and measurements.
     """

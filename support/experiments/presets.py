@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from support import dynamics, files
+from support import files
+from support.additive import langevin as dynamics
 from support.experiments import checkpoints, data, models, records
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.seeding import stream
@@ -60,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset reproduces, with which methods (names of `support.sampling` and `support.dynamics`), and its settings by scale.
+    """What a preset reproduces, with which methods (names of `support.sampling` and `support.additive.langevin`), and its settings by scale.
 
     note: what a reader must know.
     """

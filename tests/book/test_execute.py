@@ -13,10 +13,12 @@ import nbformat
 import pytest
 from conftest import DEFAULTS, write_page
 
-from support import batch, keys, parameters
-from support.batch import PageError, execute, html
+from support import parameters
+from support.book import execute
+from support.book import freshness
+from support.book.execute import PageError, execute, html
 from support.page import ParameterError
-from support.parameters import InputError, complete, defaults_of, file_name, grid, value
+from support.book.parameters import InputError, complete, defaults_of, file_name, grid, value
 
 
 def test_the_parameters_cell_is_read(tiny):
@@ -108,7 +110,7 @@ def test_execution_is_clean_and_repeatable(tmp_path):
     assert (Path.cwd(), dict(os.environ)) == (before, environment)
     assert (tmp_path / "once.ipynb").read_bytes() == (tmp_path / "twice.ipynb").read_bytes()
     assert {"support.page", "support.sampling", "support._random"} <= set(used["modules"])
-    assert "support.batch" not in used["modules"]
+    assert "support.book.execute" not in used["modules"]
     executed, source = nbformat.read(tmp_path / "once.ipynb", 4), nbformat.read(page, 4)
     assert [(c.id, c.source, c.metadata) for c in executed.cells] == [(c.id, c.source, c.metadata) for c in source.cells]
     outputs = [output.get("text") or output.data["text/plain"] for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
-BOOK = Path(__file__).parent.parent / "_build" / "html"
+BOOK = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(str(p.relative_to(BOOK)) for folder in ("book", "notebooks") for p in (BOOK / folder).rglob("*.html"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]

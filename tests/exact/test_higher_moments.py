@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 
 from support.exact.higher_moments import KINDS, Mixture, log_products, loss_moments, online_noise
 from support.exact.least_squares import expected_losses
-from support.recipes import menagerie, parts
+from support.exact.recipes import menagerie, parts
 from support.sampling import Compensated, GaussianCovariance, MiniBatch, Rademacher, SparseCovariance
 
 COIN = {Fraction(1): Fraction(1, 5), Fraction(0): Fraction(4, 5)}

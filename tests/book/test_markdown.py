@@ -6,9 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from support import plain
+from support.book import markdown
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_directives_become_paragraphs():

@@ -1,6 +1,6 @@
 """Building the book: execute what is stale, stage it beside the prose, and let Sphinx make HTML of it.
 
-`_toc.yml` names the pages. Executed notebooks go to ``_build/executed`` (a key beside each says from what it was made, see `support.keys`), the book's source
+`_toc.yml` names the pages. Executed notebooks go to ``_build/executed`` (a key beside each says from what it was made, see `support.book.freshness`), the book's source
 to ``_build/stage``, where only bytes that changed are rewritten, so that Sphinx reads again only what changed; the HTML goes to ``_build/html``.
 Every warning is an error.
 """
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support import files
-from support.batch import Done, Task, check_jobs, perform_all, source_digest
-from support.parameters import InputError, complete, defaults_of, named_set, read_notebook
+from support.book.execute import Done, Task, check_jobs, perform_all, source_digest
+from support.book.parameters import InputError, complete, defaults_of, named_set, read_notebook
 
 _CONFIG = ("_config.yml", "_toc.yml", "constraints.txt")
 

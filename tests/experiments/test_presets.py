@@ -19,7 +19,7 @@ from support.experiments.presets import PRESETS, PresetError, Setting
 from support.experiments.records import RecordError
 from support.experiments.training import CURVES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WU = PRESETS["wu.fig1a"]
 
 

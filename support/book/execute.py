@@ -1,6 +1,6 @@
 """Executing a page with parameters: once (`run`), or over a grid of values in parallel processes (`batch`).
 
-A result is written in one piece and sealed by a key beside it (`support.keys`), so that work that was stopped continues where it was.
+A result is written in one piece and sealed by a key beside it (`support.book.freshness`), so that work that was stopped continues where it was.
 This is the one module that knows papermill.
 """
 
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import files, keys, plain
-from support.parameters import InputError, complete, defaults_of, file_name, given_parameters, grid, read_notebook
+from support import files
+from support.book import freshness
+from support.book import markdown
+from support.book.parameters import InputError, complete, defaults_of, file_name, given_parameters, grid, read_notebook
 
 # a last cell of our own, taken off again after the run: it lists what the page used
 LISTING = "import json as _json\nimport support.page as _page\nprint(_json.dumps(_page.dependencies()))"
@@ -337,7 +339,7 @@ def check_jobs(jobs: int) -> None:
 def html(notebook: Path) -> str:
     """An executed notebook as one HTML file that asks nothing of the network: styles, pictures and MathJax (drawing with SVG) stand inside it.
 
-    Directives of the book's Markdown become plain Markdown (`support.plain`); links into the book, which is not there, become plain text.
+    Directives of the book's Markdown become plain Markdown (`support.book.markdown`); links into the book, which is not there, become plain text.
     """
     import nbformat
     from jinja2 import DictLoader

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import DEFAULTS, write_page
 
-from support import keys
+from support.book import freshness
 from support.book import Book, build, refresh, smoke, stage
-from support.parameters import InputError, complete, defaults_of, named_set
+from support.book.parameters import InputError, complete, defaults_of, named_set
 
 ROOT = keys.ROOT
 HTML = ROOT / "_build" / "html"
@@ -119,7 +119,7 @@ def test_outputs_are_refreshed_and_quick_runs_kept_apart(tree, capfd):
 
 
 def test_a_page_that_was_edited_while_it_ran_is_left_as_it_is(tree, capfd, monkeypatch):
-    from support import book
+    from support.book import build
 
     first = tree / "notebooks" / "one" / "first.ipynb"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from support.experiments.comparison import equivalence, power, reached, student
+from support.intervals import equivalence, power, reached, student
 
 values = st.lists(st.floats(-5, 5), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-3).map(np.array)
 

@@ -54,7 +54,7 @@ def build(tmp_path, papers):
         names = sorted(path.stem for path in (source / "notebooks" / "part").glob("*.ipynb"))
         (source / "index.md").write_text("# Top\n\n```{toctree}\nbook/ledger\n" + "".join(f"notebooks/part/{n}\n" for n in names) + "```\n", encoding="utf-8")
         settings = {
-            "extensions": ["myst_nb", "support.claims.ledger_page"],
+            "extensions": ["myst_nb", "support.book.ledger_page"],
             "nb_execution_mode": "off",
             "suppress_warnings": ["mystnb.unknown_mime_type"],
             "myst_enable_extensions": ["dollarmath"],
@@ -128,7 +128,7 @@ def test_the_ledgers_own_texts_can_be_read(tmp_path):
     """All claims of the real ledger are rendered without a warning, every one under its own anchor."""
     (tmp_path / "index.md").write_text("# Ledger\n\n```{ledger}\n```\n", encoding="utf-8")
     said = io.StringIO()
-    settings = {"extensions": ["myst_nb", "support.claims.ledger_page"], "myst_enable_extensions": ["dollarmath"]}
+    settings = {"extensions": ["myst_nb", "support.book.ledger_page"], "myst_enable_extensions": ["dollarmath"]}
     with docutils_namespace():
         Sphinx(str(tmp_path), None, str(tmp_path / "o"), str(tmp_path / "t"), "html", confoverrides=settings, status=None, warning=said).build()
     page = (tmp_path / "o" / "index.html").read_text(encoding="utf-8")

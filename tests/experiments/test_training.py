@@ -26,7 +26,7 @@ from support.sampling import FullBatch, GaussianCovariance, GaussianFisher, by_n
 
 N, B = 24, 4
 METHODS = ("GD", "SGD", "MSGD-Cov", "MSGD-Bernoulli", "MSGD-[Fisher-6]", "[MSGD-Cov]-8")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

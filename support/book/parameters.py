@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from support import keys, page
+from support import page
+from support.book import freshness
 
 _MOST = 100_000  # points of a grid
 

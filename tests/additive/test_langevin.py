@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from support import covariances, dynamics
+from support import covariances
+from support.additive import langevin as dynamics
 from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian, leading
-from support.dynamics import NAMES, SgdNoise, by_name
+from support.additive.langevin import NAMES, SgdNoise, by_name
 from support.gradients import GradientMatrix
 from support.sampling import MiniBatch
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from support import recipes
+from support.exact import recipes
 from support.sampling import Bernoulli, Compensated, GaussianFisher, Law, MiniBatch, SparseFisher
 
 SIZES = [(3, 1, 2), (4, 2, 4), (5, 5, 5), (7, 3, 5), (9, 2, 3)]
