@@ -1,4 +1,6 @@
-"""The command line, ``python -m support`` (installed: ``sgd-noise``). A command imports what it needs when it is called."""
+"""The command line, ``python -m support`` (installed: ``sgd-noise``). A command imports what it needs when it is
+called.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,27 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.errors import Refused
 from support.experiments import command as experiments
 
 
 def _run(options) -> int:
     from support.book import execute
 
-    return batch.run(options.notebook, options.parameter, options.file, options.output)
+    return execute.run(options.notebook, options.parameter, options.file, options.output)
 
 
 def _batch(options) -> int:
     from support.book import execute
 
-    return batch.batch(options.notebook, options.parameter, options.output, options.file, options.jobs)
+    return execute.batch(options.notebook, options.parameter, options.output, options.file, options.jobs)
 
 
 def _on_book(name: str) -> Callable[..., int]:
     def command(options) -> int:
         from support.book import build
 
-        return getattr(book, name)(Path.cwd(), options.jobs)
+        return getattr(build, name)(Path.cwd(), options.jobs)
 
     return command
 
@@ -39,11 +42,15 @@ def _bench(_) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line: one subcommand a task."""
-    top = argparse.ArgumentParser(prog="python -m support", description="Run the pages of the book with your own parameters, and build the book.")
+    top = argparse.ArgumentParser(
+        prog="python -m support", description="Run the pages of the book with your own parameters, and build the book."
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, does: Callable[..., int], says: str, example: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=says, description=says, epilog=example and f"example: python -m support {example}")
+        sub = commands.add_parser(
+            name, help=says, description=says, epilog=example and f"example: python -m support {example}"
+        )
         sub.set_defaults(does=does)
         return sub
 
@@ -53,37 +60,59 @@ def parser() -> argparse.ArgumentParser:
     grid = command("batch", _batch, does, f"batch {page} -p b=10,20,50 -p seed=1..5 -o runs")
     for sub in (single, grid):
         sub.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the page's .ipynb file")
-        sub.add_argument("-f", "--file", metavar="FILE", help="parameters from a YAML or JSON file, or the name of one of the page's own sets, such as smoke")
-    single.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; may be given often")
-    single.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: _build/runs)")
+        sub.add_argument(
+            "-f",
+            "--file",
+            metavar="FILE",
+            help="parameters from a YAML or JSON file, or the name of one of the page's own sets, such as smoke",
+        )
+    single.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; may be given often",
+    )
+    single.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: _build/runs)"
+    )
     axis = "an axis of the grid, b=10,20,50 or seed=1..5; may be given often"
     grid.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUES", help=axis)
     grid.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     book = command("book", _on_book("build"), "execute the pages that are stale and build the book into _build/html")
-    notebooks = command("notebooks", _on_book("refresh"), "execute the pages that are stale and copy their outputs into the notebooks")
+    notebooks = command(
+        "notebooks", _on_book("refresh"), "execute the pages that are stale and copy their outputs into the notebooks"
+    )
     smoke = command("smoke", _on_book("smoke"), "execute every page with its quick parameters into _build/smoke")
     for sub in (grid, book, notebooks, smoke):
-        sub.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="processes, of one thread each (default: 2)")
+        sub.add_argument(
+            "-j", "--jobs", type=int, default=2, metavar="N", help="processes, of one thread each (default: 2)"
+        )
     command("bench", _bench, "measure how fast the package runs")
     experiments.add(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command; the exit status: 0, 1 if something failed on the way, 2 for a request that was refused before any work."""
+    """Carry out a command; the exit status: 0, 1 if something failed on the way, 2 for a request that was refused
+    before any work.
+    """
     options = parser().parse_args(arguments)
     try:
         return options.does(options)
-    except ValueError as error:
-        # our own refusals are subclasses with one line for the reader; a plain ValueError is a bug and keeps its traceback
-        if not type(error).__module__.startswith("support."):
-            raise
+    except Refused as error:  # one line for the reader; a plain ValueError is a bug and keeps its traceback
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] == "support":
             raise
-        print(f"error: this command needs {error.name}, which is not installed: pip install '.[book]' in the root of the book's tree", file=sys.stderr)
+        print(
+            f"error: this command needs {error.name}, which is not installed: pip install '.[book]' in the root of "
+            f"the book's tree",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -1,8 +1,12 @@
-"""One small face for numpy's and torch's random generators, so that a law is written once. Torch is imported only if a torch generator comes in."""
+"""One small face for numpy's and torch's random generators, so that a law is written once. Torch is imported only if a
+torch generator comes in.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+from support.errors import WrongType
 
 
 class _Numpy:
@@ -47,7 +51,9 @@ class _Torch:
         return self._torch.randn(shape, generator=self._g, **self._on)
 
     def signs(self, shape):
-        return 2 * self._torch.randint(0, 2, shape, generator=self._g, **self._on).to(self._torch.get_default_dtype()) - 1
+        return (
+            2 * self._torch.randint(0, 2, shape, generator=self._g, **self._on).to(self._torch.get_default_dtype()) - 1
+        )
 
     def coins(self, shape, p):
         return (self._torch.rand(shape, generator=self._g, **self._on) < p).to(self._torch.get_default_dtype())
@@ -57,7 +63,11 @@ class _Torch:
 
     def subsets(self, size, n, b):
         # float64: in float32 two of a thousand numbers may tie, and a tie is not broken at random
-        return self._torch.rand((size, n), generator=self._g, dtype=self._torch.float64, **self._on).topk(b, dim=1, largest=False, sorted=False).indices
+        return (
+            self._torch.rand((size, n), generator=self._g, dtype=self._torch.float64, **self._on)
+            .topk(b, dim=1, largest=False, sorted=False)
+            .indices
+        )
 
     def scatter(self, index, value, n):
         out = self._torch.zeros((len(index), n), **self._on)
@@ -71,4 +81,7 @@ def source(generator):
         return _Numpy(generator)
     if type(generator).__module__.partition(".")[0] == "torch" and hasattr(generator, "device"):
         return _Torch(generator)
-    raise TypeError(f"generator = {generator!r} is no random generator: give numpy.random.default_rng(seed) or torch.Generator().manual_seed(seed)")
+    raise WrongType(
+        f"generator = {generator!r} is no random generator: give numpy.random.default_rng(seed) or "
+        f"torch.Generator().manual_seed(seed)"
+    )

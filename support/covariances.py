@@ -1,10 +1,14 @@
-"""Covariance matrices Σ that noise of chosen shape is drawn from, d x d without storing d² numbers: products, trace, one draw of N(0, Σ)."""
+"""Covariance matrices Σ that noise of chosen shape is drawn from, d x d without storing d² numbers: products, trace,
+one draw of N(0, Σ).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+
+from support.errors import NotFinite, Refused
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class LowRank:
-    """``V diag(values) Vᵀ``, d x d of rank k, as an operator with a sampler. values: (k,), not negative; vectors V: (d, k), orthonormal columns."""
+    """``V diag(values) Vᵀ``, d x d of rank k, as an operator with a sampler. values: (k,), not negative; vectors V: (d,
+    k), orthonormal columns.
+    """
 
     values: torch.Tensor
     vectors: torch.Tensor
@@ -79,18 +85,28 @@ class LowRank:
 
 
 def _factor(wanted, own) -> torch.Tensor | float:
-    """What brings a trace to the wanted one; zero stays zero. Raises ValueError where nothing but zero is there to be scaled."""
+    """What brings a trace to the wanted one; zero stays zero. Raises ValueError where nothing but zero is there to be
+    scaled.
+    """
     if wanted > 0 and not own > 0:
-        raise ValueError(f"a covariance of trace {float(own):g} cannot be scaled to trace {float(wanted):g}: make it anew where the noise is not zero")
+        raise Refused(
+            f"a covariance of trace {float(own):g} cannot be scaled to trace {float(wanted):g}: make it anew where "
+            f"the noise is not zero"
+        )
     return wanted / own if own > 0 else 1.0
 
 
 def _refuse_negative(variances: torch.Tensor) -> None:
     if not bool(torch.isfinite(variances).all()):
-        raise FloatingPointError("the variances of a noise are not finite: look for infinite gradients, or lower the learning rate")
+        raise NotFinite(
+            "the variances of a noise are not finite: look for infinite gradients, or lower the learning rate"
+        )
     if not bool((variances >= 0).all()):
         worst = float(variances.min())
-        raise ValueError(f"a covariance cannot have the eigenvalue {worst:g}: keep the positive eigenvalues of a matrix that has both signs")
+        raise Refused(
+            f"a covariance cannot have the eigenvalue {worst:g}: keep the positive eigenvalues of a matrix that has "
+            f"both signs"
+        )
 
 
 def _row_by_row(factors: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -100,7 +116,10 @@ def _row_by_row(factors: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def _identity(like: torch.Tensor, d: int, limit_bytes: float) -> torch.Tensor:
     size = d**2 * like.element_size()
     if size > limit_bytes:
-        raise ValueError(f"a dense {d} x {d} matrix takes {size / 2**30:.1f} GiB: use products (covariance @ u), or raise limit_bytes")
+        raise Refused(
+            f"a dense {d} x {d} matrix takes {size / 2**30:.1f} GiB: use products (covariance @ u), or raise "
+            f"limit_bytes"
+        )
     return torch.eye(d, dtype=like.dtype, device=like.device)
 
 

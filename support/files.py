@@ -1,7 +1,7 @@
 """Files written in one piece, and locks that keep a second process out: what recorded work rests on.
 
-A lock belongs to the process that holds it: the system releases it when that process ends, however it ends, so the lock of a dead process stands in nobody's
-way.
+A lock belongs to the process that holds it: the system releases it when that process ends, however it ends, so the lock
+of a dead process stands in nobody's way.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.errors import Refused
 
-class LockError(ValueError):
+
+class LockError(Refused):
     """A lock that another process holds, or that cannot be had; the message names the file and the remedy."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file in one piece: a file beside it, synced, then renamed. A process killed on the way leaves the old file, or none.
+    """Write a file in one piece: a file beside it, synced, then renamed. A process killed on the way leaves the old
+    file, or none.
 
     Raises OSError if it cannot be written, such as on a full disk; the old file is then as it was.
     """
@@ -50,7 +53,10 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise LockError(f"{path.stem} in {path.parent} is in use by process {_number(path) or 'unknown'}: wait for it, or stop it") from None
+            raise LockError(
+                f"{path.stem} in {path.parent} is in use by process {_number(path) or 'unknown'}: wait for it, or "
+                f"stop it"
+            ) from None
         except OSError as error:
             raise _unwritable(path, error) from error
         try:

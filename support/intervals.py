@@ -1,10 +1,12 @@
-r"""Do two training methods do equally well? Paired differences, their Student interval, the equivalence test, its power, and the speed of a curve.
+r"""Do two training methods do equally well? Paired differences, their Student interval, the equivalence test, its
+power, and the speed of a curve.
 
-Runs with the same seed start from the same parameters, so methods are compared by their differences D_s within seeds, s = 1 … S. With mean D̄, sample standard
-deviation σ̂ and Student's quantile t of S − 1 degrees of freedom, the interval of the mean is ``D̄ ± t σ̂/√S``.
+Runs with the same seed start from the same parameters, so methods are compared by their differences D_s within seeds, s
+= 1 … S. With mean D̄, sample standard deviation σ̂ and Student's quantile t of S − 1 degrees of freedom, the interval
+of the mean is ``D̄ ± t σ̂/√S``.
 
-"No difference was found" and "there is no difference that counts" are two statements. The second takes a margin δ, fixed beforehand, and two one-sided tests
-(Schuirmann 1987): of "worse by δ or more" and of "better by δ or more".
+"No difference was found" and "there is no difference that counts" are two statements. The second takes a margin δ,
+fixed beforehand, and two one-sided tests (Schuirmann 1987): of "worse by δ or more" and of "better by δ or more".
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from support.errors import Refused
+
 
 @dataclass(frozen=True)
 class Equivalence:
-    """p values of "worse by the margin or more" and "better by the margin or more", and the level they are held against."""
+    """p values of "worse by the margin or more" and "better by the margin or more", and the level they are held
+    against.
+    """
 
     p_worse: float
     p_better: float
@@ -39,13 +45,14 @@ def student(values, confidence: float = 0.95) -> tuple[float, float, float]:
 
     values = _differences(values)
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} is no probability between 0 and 1: give one such as 0.95")
+        raise Refused(f"confidence = {confidence} is no probability between 0 and 1: give one such as 0.95")
     half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return values.mean(), values.mean() - half, values.mean() + half
 
 
 def equivalence(differences, margin: float, level: float = 0.05) -> Equivalence:
-    """The two one-sided Student tests of |mean difference| ≥ margin, each at ``level``; a method that is not equivalent passes with probability ≤ level.
+    """The two one-sided Student tests of |mean difference| ≥ margin, each at ``level``; a method that is not equivalent
+    passes with probability ≤ level.
 
     Both reject exactly when the Student interval of confidence 1 − 2·level lies inside (−margin, margin).
     Raises ValueError for fewer than two differences, a margin ≤ 0, or a level outside (0, 1/2).
@@ -60,15 +67,16 @@ def equivalence(differences, margin: float, level: float = 0.05) -> Equivalence:
 
 
 def power(count: int, sigma: float, margin: float, level: float = 0.05, truth: float = 0.0) -> float:
-    """Probability that `equivalence` passes ``count`` normal differences of mean ``truth`` and standard deviation ``sigma``.
+    """Probability that `equivalence` passes ``count`` normal differences of mean ``truth`` and standard deviation
+    ``sigma``.
 
-    Given σ̂, a method passes if |D̄| < δ − t σ̂/√S; the normal probability of that is averaged over the χ law of σ̂ by its quantiles (error below 1e-3).
-    Raises ValueError for count < 2 or sigma ≤ 0, and as `equivalence`.
+    Given σ̂, a method passes if |D̄| < δ − t σ̂/√S; the normal probability of that is averaged over the χ law of σ̂ by
+    its quantiles (error below 1e-3). Raises ValueError for count < 2 or sigma ≤ 0, and as `equivalence`.
     """
     from scipy import stats
 
     if count < 2 or not sigma > 0:
-        raise ValueError(f"count = {count} and sigma = {sigma}: give at least 2 seeds and a positive scatter")
+        raise Refused(f"count = {count} and sigma = {sigma}: give at least 2 seeds and a positive scatter")
     _check_test(margin, level)
     chance = (np.arange(2000) + 0.5) / 2000
     error = sigma * np.sqrt(stats.chi2.ppf(chance, count - 1) / (count - 1) / count)
@@ -78,7 +86,8 @@ def power(count: int, sigma: float, margin: float, level: float = 0.05, truth: f
 
 
 def reached(x, y, goal: float) -> float:
-    """The place from which a falling curve y(x) stays below the goal, between points on a straight line; the last x if it does not stay there.
+    """The place from which a falling curve y(x) stays below the goal, between points on a straight line; the last x if
+    it does not stay there.
 
     Staying counts, for the first crossing favours the curve that wobbles most.
     """
@@ -93,10 +102,12 @@ def reached(x, y, goal: float) -> float:
 def _differences(values) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values of shape {values.shape} give no interval: give at least two finite numbers, one a seed")
+        raise Refused(f"values of shape {values.shape} give no interval: give at least two finite numbers, one a seed")
     return values
 
 
 def _check_test(margin: float, level: float) -> None:
     if not (margin > 0 and 0 < level < 0.5):
-        raise ValueError(f"margin = {margin} and level = {level} make no equivalence test: give margin > 0 and a level below 1/2")
+        raise Refused(
+            f"margin = {margin} and level = {level} make no equivalence test: give margin > 0 and a level below 1/2"
+        )

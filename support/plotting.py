@@ -1,6 +1,8 @@
-"""The book's figure style: one palette, safe for colour-blind readers; a light card that stays readable on a dark page; direct labels instead of legends.
+"""The book's figure style: one palette, safe for colour-blind readers; a light card that stays readable on a dark page;
+direct labels instead of legends.
 
-Pages call `figure` for axes in the house style. A title states the finding; units stand on the axes; a band is an interval.
+Pages call `figure` for axes in the house style. A title states the finding; units stand on the axes; a band is an
+interval.
 """
 
 from __future__ import annotations
@@ -11,10 +13,21 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
+from support.errors import Refused
+
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness as well as hue
 INK = "#1f2933"
 MUTED = "#6b7785"
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B79F00", "#7f8c99"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#B79F00",
+    "#7f8c99",
+)
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, GREY)
 
 # a noise class has one colour in the whole book
@@ -60,13 +73,16 @@ _STYLE = {
 
 
 def figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 3.4, **options):
-    """Figure and axes in the house style; width and height of the whole figure in inches, further options as `matplotlib.pyplot.subplots`."""
+    """Figure and axes in the house style; width and height of the whole figure in inches, further options as
+    `matplotlib.pyplot.subplots`.
+    """
     mpl.rcParams.update(_STYLE)
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
 def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
-    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band (none for one run). Returns (mean, low, high).
+    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band (none for
+    one run). Returns (mean, low, high).
 
     Raises ValueError for runs of another shape, or none.
     """
@@ -74,7 +90,10 @@ def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
 
     runs = np.asarray(runs, dtype=float)
     if runs.ndim != 2 or len(runs) == 0 or runs.shape[1] != len(x):
-        raise ValueError(f"runs have shape {runs.shape}: give one row a run, at least one, with a number for each of the {len(x)} points x")
+        raise Refused(
+            f"runs have shape {runs.shape}: give one row a run, at least one, with a number for each of the {len(x)} "
+            f"points x"
+        )
     mean = runs.mean(0)
     half = np.zeros_like(mean)
     if len(runs) > 1:
@@ -85,7 +104,9 @@ def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
 
 
 def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):
-    """Write labels at the right ends of curves, ``{text: (y, colour)}``, moved apart by at least ``gap`` of the axis height so that none overlap."""
+    """Write labels at the right ends of curves, ``{text: (y, colour)}``, moved apart by at least ``gap`` of the axis
+    height so that none overlap.
+    """
     low, high = ax.get_ylim()
     log = ax.get_yscale() == "log"
     place = (lambda y: math.log(y / low) / math.log(high / low)) if log else (lambda y: (y - low) / (high - low))
@@ -93,7 +114,11 @@ def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):
     heights = [place(labels[text][0]) for text in order]
     for k in range(1, len(heights)):
         heights[k] = max(heights[k], heights[k - 1] + gap)
-    for k in reversed(range(len(heights))):  # what was pushed over the top comes down, and pushes down only what is in its way
+    for k in reversed(
+        range(len(heights))
+    ):  # what was pushed over the top comes down, and pushes down only what is in its way
         heights[k] = min(heights[k], (heights[k + 1] if k + 1 < len(heights) else 1.0 + gap) - gap)
     for text, height in zip(order, heights, strict=True):
-        ax.text(1 + pad, height, text, color=labels[text][1], transform=ax.transAxes, va="center", ha="left", fontsize=9)
+        ax.text(
+            1 + pad, height, text, color=labels[text][1], transform=ax.transAxes, va="center", ha="left", fontsize=9
+        )

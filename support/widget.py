@@ -1,7 +1,7 @@
 r"""The zoo of noise classes as an interactive picture in HTML, which needs no network and no library.
 
-Everything that the picture's script uses is evaluated here in fractions, from `support.exact.recipes`, for every n, b and class that its controls can reach; the
-script looks numbers up, and draws weights by the same recipes.
+Everything that the picture's script uses is evaluated here in fractions, from `support.exact.recipes`, for every n, b
+and class that its controls can reach; the script looks numbers up, and draws weights by the same recipes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import html as _html
 import json
 
-from support.plotting import BLUE, VERMILION
+from support.errors import Refused
 from support.exact.recipes import AGREEMENTS, NAMES, agreement, menagerie, recipe
+from support.plotting import BLUE, VERMILION
 from support.sampling import Law
 
 
@@ -22,7 +23,8 @@ def large_batch(n: int, b: int, B: int) -> int:
 def entry(law: Law) -> list:
     """What the picture's script knows of a law.
 
-    Fractions as text: floor, slot and variance of its recipe, then diagonal, off-diagonal and total variance; the number of slots; the index of its agreement.
+    Fractions as text: floor, slot and variance of its recipe, then diagonal, off-diagonal and total variance; the
+    number of slots; the index of its agreement.
     """
     r, covariance = recipe(law), law.covariance
     numbers = (r.floor, r.slot, r.variance, covariance.diagonal, covariance.off_diagonal, covariance.total_variance)
@@ -30,28 +32,37 @@ def entry(law: Law) -> list:
 
 
 def table(largest: int, B: int) -> dict:
-    """All entries: ``table[way][n][b][class]`` for n = 3 … largest, 1 ≤ b ≤ n, with (way "1") and without ("0") replacement."""
+    """All entries: ``table[way][n][b][class]`` for n = 3 … largest, 1 ≤ b ≤ n, with (way "1") and without ("0")
+    replacement.
+    """
     return {
         str(int(replace)): {
-            str(n): {str(b): [entry(law) for law in menagerie(n, b, large_batch(n, b, B), replace=replace).values()] for b in range(1, n + 1)}
+            str(n): {
+                str(b): [entry(law) for law in menagerie(n, b, large_batch(n, b, B), replace=replace).values()]
+                for b in range(1, n + 1)
+            }
             for n in range(3, largest + 1)
         }
         for replace in (True, False)
     }
 
 
-def zoo(n: int, b: int, B: int, *, chosen: str = "SGD", largest: int = 10, seed: int = 1, key: str = "noise-zoo") -> str:
-    """The interactive picture as HTML: weights of a class step by step, its covariance, and the table of all classes; the reader chooses n, b and class.
+def zoo(
+    n: int, b: int, B: int, *, chosen: str = "SGD", largest: int = 10, seed: int = 1, key: str = "noise-zoo"
+) -> str:
+    """The interactive picture as HTML: weights of a class step by step, its covariance, and the table of all classes;
+    the reader chooses n, b and class.
 
-    n, b, chosen: what it shows first (n is cut to ``largest``, b to n).  B: the large batch, see `large_batch`.  seed: of the first draws.
-    key: id of the element, unique on its page.
-    Without a script (print, a notebook that is not trusted) the table stays, with the values of this n and b, drawn with replacement.
+    n, b, chosen: what it shows first (n is cut to ``largest``, b to n).  B: the large batch, see `large_batch`.  seed:
+    of the first draws. key: id of the element, unique on its page.
+    Without a script (print, a notebook that is not trusted) the table stays, with the values of this n and b, drawn
+    with replacement.
     Raises ValueError for a class that is not in `NAMES`, or largest < 3.
     """
     if chosen not in NAMES:
-        raise ValueError(f"chosen = {chosen!r} is no class of the zoo: choose from {', '.join(NAMES)}")
+        raise Refused(f"chosen = {chosen!r} is no class of the zoo: choose from {', '.join(NAMES)}")
     if largest < 3:
-        raise ValueError(f"largest = {largest} leaves no choice of n: give at least 3")
+        raise Refused(f"largest = {largest} leaves no choice of n: give at least 3")
     n = max(3, min(n, largest))
     b = max(1, min(b, n))
     data = {
@@ -70,7 +81,15 @@ def zoo(n: int, b: int, B: int, *, chosen: str = "SGD", largest: int = 10, seed:
         for name, shown in zip(NAMES, data["table"]["1"][str(n)][str(b)], strict=True)
     )
     options = "".join(f"<option{' selected' if name == chosen else ''}>{_html.escape(name)}</option>" for name in NAMES)
-    pieces = {"KEY": key, "ROWS": rows, "OPTIONS": options, "LARGEST": str(largest), "NVALUE": str(n), "BVALUE": str(b), "BIG": str(large_batch(n, b, B))}
+    pieces = {
+        "KEY": key,
+        "ROWS": rows,
+        "OPTIONS": options,
+        "LARGEST": str(largest),
+        "NVALUE": str(n),
+        "BVALUE": str(b),
+        "BIG": str(large_batch(n, b, B)),
+    }
     text = _PAGE
     for name, value in pieces.items():
         text = text.replace(f"@{name}@", value)

@@ -28,4 +28,6 @@ DEFAULTS = {"b": 3, "seed": 0, "rate": 0.5, "name": "x"}
 @pytest.fixture
 def tiny(tmp_path):
     """A page with four parameters that prints two of them."""
-    return write_page(tmp_path / "notebooks" / "part" / "tiny.ipynb", "print(b, rate)", sets={"default": DEFAULTS, "smoke": {"b": 1}})
+    return write_page(
+        tmp_path / "notebooks" / "part" / "tiny.ipynb", "print(b, rate)", sets={"default": DEFAULTS, "smoke": {"b": 1}}
+    )

@@ -1,4 +1,6 @@
-"""Sharpness, indicator, projection coefficient and likeness: exact on quadratics, against dense automatic differentiation, and their intervals."""
+"""Sharpness, indicator, projection coefficient and likeness: exact on quadratics, against dense automatic
+differentiation, and their intervals.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.alignment import Alignment, alignment, estimate_alignment, estimate_indicator, expected_sharpness, indicator, likeness
+from support.alignment import (
+    Alignment,
+    alignment,
+    estimate_alignment,
+    estimate_indicator,
+    expected_sharpness,
+    indicator,
+    likeness,
+)
 from support.curvature import GaussNewton, Hessian, leading
 from support.gradients import GradientMatrix
 from support.sampling import GaussianFisher, MiniBatch
@@ -105,7 +115,9 @@ def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
     operator, covariance = Hessian.of(gradients), gradients.covariance(MiniBatch(30, 4))
     widths = []
     for k in (1, gradients.d):
-        estimate = estimate_indicator(operator, covariance, 20, torch.Generator().manual_seed(0), known=leading(operator, k))
+        estimate = estimate_indicator(
+            operator, covariance, 20, torch.Generator().manual_seed(0), known=leading(operator, k)
+        )
         widths.append(float(estimate.high - estimate.low))
     assert widths[1] < 1e-9 * widths[0]
     assert float(estimate.value) == pytest.approx(float(indicator(operator, covariance)))
@@ -142,7 +154,10 @@ def test_sharpness_of_a_quadratic_is_half_the_trace_times_the_variance():
 
 def test_paired_and_plain_draws_estimate_the_same_and_pairs_are_sharper():
     gradients = classifier()
-    paired, plain = (expected_sharpness(gradients, 0.05, 4000, torch.Generator().manual_seed(2), paired=paired) for paired in (True, False))
+    paired, plain = (
+        expected_sharpness(gradients, 0.05, 4000, torch.Generator().manual_seed(2), paired=paired)
+        for paired in (True, False)
+    )
     assert paired.probes == 2000 and plain.probes == 4000
     assert max(float(paired.low), float(plain.low)) < min(float(paired.high), float(plain.high))
     assert float(paired.high - paired.low) < float(plain.high - plain.low) / 3
@@ -163,13 +178,17 @@ def test_likeness_of_dense_matrices_and_operators():
     exact = likeness(fisher, operator)
     assert exact.intervals is None
     numbers = [A.trace() / B.trace(), (A * B).sum() / A.norm() / B.norm(), (A - B).norm() / B.norm()]
-    np.testing.assert_allclose([exact.trace_ratio, exact.cosine, exact.distance], [float(x) for x in numbers], rtol=1e-9)
+    np.testing.assert_allclose(
+        [exact.trace_ratio, exact.cosine, exact.distance], [float(x) for x in numbers], rtol=1e-9
+    )
     same = likeness(A, A)
     assert (same.trace_ratio, same.cosine, same.distance) == pytest.approx((1, 1, 0))
     double = likeness(2 * A, A)
     assert (double.trace_ratio, double.cosine, double.distance) == pytest.approx((2, 1, 1))
     hits = dict.fromkeys(("trace_ratio", "cosine", "distance"), 0)
-    by_products, by_tensors = (likeness(*pair, probes=5, generator=torch.Generator().manual_seed(0)) for pair in ((fisher, operator), (A, B)))
+    by_products, by_tensors = (
+        likeness(*pair, probes=5, generator=torch.Generator().manual_seed(0)) for pair in ((fisher, operator), (A, B))
+    )
     assert by_products.distance == pytest.approx(by_tensors.distance)
     for seed in range(40):
         estimate = likeness(A, B, probes=60, generator=torch.Generator().manual_seed(seed))

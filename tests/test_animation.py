@@ -1,4 +1,6 @@
-"""A GIF that plays a given number of times, has its frames, and stands in the page with a still and an alternative text."""
+"""A GIF that plays a given number of times, has its frames, and stands in the page with a still and an alternative
+text.
+"""
 
 import base64
 import io
@@ -52,5 +54,8 @@ def test_nothing_to_play_is_refused(frames, plays):
 def test_the_page_gets_both_and_the_words():
     code = animation.html(b"moving", b"still", 'three "dots" <move>')
     assert 'alt="three &quot;dots&quot; &lt;move&gt;"' in code
-    still, moving = re.search(r"prefers-reduced-motion: reduce.*?base64,([^\"]+)", code)[1], re.search(r"image/gif;base64,([^\"]+)", code)[1]
+    still, moving = (
+        re.search(r"prefers-reduced-motion: reduce.*?base64,([^\"]+)", code)[1],
+        re.search(r"image/gif;base64,([^\"]+)", code)[1],
+    )
     assert (base64.b64decode(still), base64.b64decode(moving)) == (b"still", b"moving")

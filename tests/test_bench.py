@@ -51,7 +51,9 @@ def test_a_row_runs_in_its_own_process():
 def test_the_page_shows_every_row_of_the_record(tmp_path):
     """The committed record and page belong together: writing the page again changes nothing."""
     record = records.read(ROOT / "notebooks" / "records" / f"{bench.RECORD}.json")
-    assert {kind: set(named) for kind, named in bench.rows().items()} == {kind: set(named) for kind, named in record["final"].items()}
+    assert {kind: set(named) for kind, named in bench.rows().items()} == {
+        kind: set(named) for kind, named in record["final"].items()
+    }
     bench.write_page(record, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert text == (ROOT / "book" / "how_fast_it_runs.md").read_text(encoding="utf-8")
@@ -66,7 +68,9 @@ def test_a_benchmark_needs_a_book_to_write_into(tmp_path, capsys):
 
 @pytest.mark.parametrize("route", ["_per_sample", "_gram", "_svd"])
 def test_the_routes_to_gaussian_noise_draw_the_same_law(route):
-    """Mean of |v − E v|² over 300 draws against the trace of C, within a normal interval of five standard errors; a linear model, so that d is small."""
+    """Mean of |v − E v|² over 300 draws against the trace of C, within a normal interval of five standard errors; a
+    linear model, so that d is small.
+    """
     import torch
 
     from support.bench import noise

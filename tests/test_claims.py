@@ -47,9 +47,22 @@ def test_the_ledger_is_whole():
         ({"measured": 1.0 + 1e-6, "printed": 1.0}, "refuted"),
         ({"measured": Fraction(1, 3), "printed": Fraction(1, 2), "true": Fraction(1, 3)}, "corrected"),
         ({"measured": Fraction(1, 3), "printed": Fraction(1, 2), "true": Fraction(1, 4)}, "refuted"),
-        ({"measured": {"with": 1, "without": 2}, "printed": {"with": 1, "without": 1}, "true": {"with": 1, "without": 2}}, "corrected"),
+        (
+            {
+                "measured": {"with": 1, "without": 2},
+                "printed": {"with": 1, "without": 1},
+                "true": {"with": 1, "without": 2},
+            },
+            "corrected",
+        ),
         ({"measured": np.eye(3), "printed": np.eye(3)}, "confirmed"),
-        ({"measured": np.array([Fraction(1, 3)] * 5, dtype=object), "printed": np.array([Fraction(1, 3)] * 5, dtype=object)}, "confirmed"),
+        (
+            {
+                "measured": np.array([Fraction(1, 3)] * 5, dtype=object),
+                "printed": np.array([Fraction(1, 3)] * 5, dtype=object),
+            },
+            "confirmed",
+        ),
         ({"measured": 3.0, "printed": 4.0, "relation": "<="}, "confirmed"),
         ({"measured": 5.0, "printed": 4.0, "true": 6.0, "relation": "<="}, "corrected"),
         ({"measured": 5.0, "printed": 4.0, "relation": "<="}, "refuted"),
@@ -60,7 +73,14 @@ def test_the_ledger_is_whole():
         ({"measured": 0.52, "interval": (0.51, 0.53), "printed": 0.6, "relation": "<"}, "confirmed"),
         ({"measured": True, "printed": True}, "confirmed"),
         ({"measured": Fraction(1, 3), "printed": 1 / 3}, "confirmed"),
-        ({"measured": np.array([Fraction(1, 3)], dtype=object), "printed": np.array([0.3]), "true": np.array([1 / 3])}, "corrected"),
+        (
+            {
+                "measured": np.array([Fraction(1, 3)], dtype=object),
+                "printed": np.array([0.3]),
+                "true": np.array([1 / 3]),
+            },
+            "corrected",
+        ),
         ({"measured": 5.0, "printed": float("inf"), "relation": "<"}, "confirmed"),
         ({"measured": 7, "printed": 8}, "refuted"),
     ],
@@ -103,7 +123,10 @@ def test_a_contradiction_stops_the_books_page_and_turns_a_tinkerers_box_amber(en
         ({"measured": 1.0, "printed": float("nan")}, "stated value nan is not a number"),
         ({"measured": {}, "printed": {}}, "measured names no case"),
         ({"measured": np.array([]), "printed": np.array([])}, "is empty"),
-        ({"measured": 1.0, "printed": 1.0, "interval": (2.0, 0.0)}, r"interval = \(2.0, 0.0\) is none: give \(low, high\)"),
+        (
+            {"measured": 1.0, "printed": 1.0, "interval": (2.0, 0.0)},
+            r"interval = \(2.0, 0.0\) is none: give \(low, high\)",
+        ),
         ({"measured": 1.0, "printed": 1.0, "interval": (float("nan"), 2.0)}, "is none"),
     ],
 )
@@ -120,7 +143,9 @@ def test_written_verdicts_and_unknown_ids_take_no_check(entry):
 
 
 def test_the_box_carries_statement_numbers_and_json(entry):
-    bundle = judge(entry(), measured=Fraction(1, 3), printed=Fraction(1, 3), note="by enumeration, $n=3$")._repr_mimebundle_()
+    bundle = judge(
+        entry(), measured=Fraction(1, 3), printed=Fraction(1, 3), note="by enumeration, $n=3$"
+    )._repr_mimebundle_()
     assert "\\(1+1=2\\)</span> &amp; more" in bundle["text/html"]
     assert 'href="../../book/ledger.html#claim-wu-test"' in bundle["text/html"]
     assert "1/3" in bundle["text/plain"]
@@ -161,7 +186,9 @@ def test_an_id_stands_once(tmp_path):
 def test_an_open_finding_is_not_corrected(entry):
     """Corrected means that the printed value fails; where the interval leaves it open, nothing has been shown."""
     claim = entry("not reproduced", kind="empirical")
-    assert judge(claim, measured=0.5, interval=(0.0, 1.0), printed=0.4, true=2.0, relation="<").verdict == "not reproduced"
+    assert (
+        judge(claim, measured=0.5, interval=(0.0, 1.0), printed=0.4, true=2.0, relation="<").verdict == "not reproduced"
+    )
     assert judge(claim, measured=0.5, interval=(0.45, 1.0), printed=0.4, true=2.0, relation="<").verdict == "corrected"
     with pytest.raises(ValueError, match="lies outside its interval"):
         judge(claim, measured=500.0, interval=(0.0, 1.0), printed=0.4)

@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from support.book import build
 from support.__main__ import main
+from support.book import build
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_a_book_is_wanted_where_there_is_none(refused, tmp_path, monkeypatch):
 
 def test_a_run_writes_notebook_and_html(tiny, tmp_path, capfd):
     (tmp_path / "given.yaml").write_text("b: 4\nrate: 1e-3\n", encoding="utf-8")
-    assert main(["run", str(tiny), "-f", str(tmp_path / "given.yaml"), "-p", "b", "8", "-o", str(tmp_path / "out")]) == 0
+    assert (
+        main(["run", str(tiny), "-f", str(tmp_path / "given.yaml"), "-p", "b", "8", "-o", str(tmp_path / "out")]) == 0
+    )
     path = tmp_path / "out" / "tiny__b=8__rate=1e-3.ipynb"
     assert nbformat.read(path, 4).cells[-1].outputs[0].text == "8 0.001\n"
     assert "8 0.001" in path.with_suffix(".html").read_text(encoding="utf-8")
@@ -104,7 +106,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise ValueError("not a refusal of ours")
 
-    monkeypatch.setattr(book, "build", broken)
+    monkeypatch.setattr(build, "build", broken)
     with pytest.raises(ValueError, match="not a refusal"):
         main(["book"])
 

@@ -1,4 +1,6 @@
-"""The exact strong error against an independent closed form and sampling; bounds; the law and the closeness of coupled mini-batches; refusals."""
+"""The exact strong error against an independent closed form and sampling; bounds; the law and the closeness of coupled
+mini-batches; refusals.
+"""
 
 import itertools
 import math
@@ -21,7 +23,9 @@ START = np.array([2.0, 1.0])
 
 
 def scalar_error(h, noise, lr, steps, correlation):
-    """E|Θ − θ|² for ``dΘ = −hΘ dt + √(η·noise) Θ dW`` from 1: three factors a step, each an integral over one Gaussian increment."""
+    """E|Θ − θ|² for ``dΘ = −hΘ dt + √(η·noise) Θ dW`` from 1: three factors a step, each an integral over one Gaussian
+    increment.
+    """
     discrete = (1 - lr * h) ** 2 + lr**2 * noise
     cross = math.exp(-h * lr) * (1 - lr * h + correlation * lr**2 * noise)
     diffusion = math.exp(-2 * h * lr + lr**2 * noise)
@@ -55,7 +59,10 @@ def test_the_exact_error_lies_in_the_interval_of_a_simulation(kind, correlation)
     weights = coupling.coarse(fine, 64)
     weights = 1 / N + correlation * (weights - 1 / N)
     gradient = coupling.regression(X, Y)
-    squares = ((coupling.descend(gradient, START, lr, weights) - coupling.descend(gradient, START, lr / 64, fine)[:, ::64]) ** 2).sum(-1)
+    squares = (
+        (coupling.descend(gradient, START, lr, weights) - coupling.descend(gradient, START, lr / 64, fine)[:, ::64])
+        ** 2
+    ).sum(-1)
     exact = coupling.strong_error(X, Y, law, lr, START, 1.0, correlation=correlation)
     assert (np.abs(squares.mean(0) - exact) <= 5 * squares.std(0) / math.sqrt(4000) + 0.03 * exact).all()
 
@@ -88,19 +95,28 @@ def test_orders_of_the_exact_error():
     lrs = [2.0**-k for k in (8, 9, 10)]
     for b in (1, 4):
         # a row for each correlation of the two noises
-        errors = {r: np.array([coupling.strong_error(X, Y, GaussianFisher(N, b), lr, START, 1.0, correlation=r)[-1] for lr in lrs]) for r in (1, 0, -1)}
+        errors = {
+            r: np.array(
+                [coupling.strong_error(X, Y, GaussianFisher(N, b), lr, START, 1.0, correlation=r)[-1] for lr in lrs]
+            )
+            for r in (1, 0, -1)
+        }
         limit = 2 * errors[1][-1] / lrs[-1] ** 2 - errors[1][-2] / lrs[-2] ** 2
         assert limit == pytest.approx(coupling.first_order(X, Y, START, 1.0), rel=1e-2)
         assert errors[-1][-1] / errors[0][-1] == pytest.approx(2, rel=1e-2)
         assert coupling.fit_order(lrs, errors[0]).value == pytest.approx(1, abs=0.02)
-        modified = [coupling.strong_error(X, Y, GaussianFisher(N, b), lr, START, 1.0, modified=True)[-1] for lr in lrs[:2]]
+        modified = [
+            coupling.strong_error(X, Y, GaussianFisher(N, b), lr, START, 1.0, modified=True)[-1] for lr in lrs[:2]
+        ]
         assert math.log2(modified[0] / modified[1]) == pytest.approx(3, abs=0.1)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.05, 1.0), st.integers(1, 8), st.floats(0.05, 1.0), st.integers(1, 30))
 def test_bounds_hold_for_euler_s_method_on_growth(fraction, steps, lipschitz, b):
-    """ℓ = −Lθ²/2, continued linearly beyond its largest slope M = L e^{LT}: the exact squared error is below both bounds, whatever b."""
+    """ℓ = −Lθ²/2, continued linearly beyond its largest slope M = L e^{LT}: the exact squared error is below both
+    bounds, whatever b.
+    """
     lr = fraction
     time = lr * steps
     error = (math.exp(lipschitz * time) - (1 + lr * lipschitz) ** steps) ** 2
@@ -120,22 +136,40 @@ def test_the_printed_bound_is_crossed_at_a_large_horizon():
 
 
 def test_the_sharper_bound_holds_where_gradients_are_bounded():
-    """Pseudo-Huber losses on inputs of length one (L = M = 1), 400 paths, seed 5: the mean plus five standard errors is below the bound."""
+    """Pseudo-Huber losses on inputs of length one (L = M = 1), 400 paths, seed 5: the mean plus five standard errors is
+    below the bound.
+    """
     x = X / np.linalg.norm(X, axis=1, keepdims=True)
     for lr in (0.5, 0.25):
         law = GaussianFisher(N, 1)
         discrete, diffusion, _ = coupling.paired_paths(
-            coupling.regression(x, Y, coupling.huber), law, lr, START, 1.0, paths=400, substeps=16, generator=np.random.default_rng(5)
+            coupling.regression(x, Y, coupling.huber),
+            law,
+            lr,
+            START,
+            1.0,
+            paths=400,
+            substeps=16,
+            generator=np.random.default_rng(5),
         )
         squares = ((discrete - diffusion) ** 2).sum(-1)
         assert (squares.mean(0) + 5 * squares.std(0) / 20).max() < coupling.sharper_bound(lr, 1.0, 1.0, 1.0, 1)
 
 
 def test_weights_of_a_large_step_are_means_of_its_pieces():
-    """A loss whose gradient is constant: both processes agree at the grid times, to rounding, and the weights have the law's covariance."""
+    """A loss whose gradient is constant: both processes agree at the grid times, to rounding, and the weights have the
+    law's covariance.
+    """
     law = GaussianCovariance(4, 2)
     discrete, diffusion, weights = coupling.paired_paths(
-        lambda theta, w: w @ np.eye(4), law, 0.5, np.zeros(4), 50.0, paths=300, substeps=4, generator=np.random.default_rng(0)
+        lambda theta, w: w @ np.eye(4),
+        law,
+        0.5,
+        np.zeros(4),
+        50.0,
+        paths=300,
+        substeps=4,
+        generator=np.random.default_rng(0),
     )
     np.testing.assert_allclose(discrete, diffusion, atol=1e-12)
     assert discrete.shape == (300, 101, 4) and weights.shape == (300, 100, 4)
@@ -153,7 +187,7 @@ def test_fits_recover_what_they_are_given():
     assert order.low < 1.5 < order.high and order.high - order.low < 0.2 and order.level == 0.99
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ mini-batches
+# --- mini-batches
 
 
 @settings(max_examples=150, deadline=None)
@@ -161,7 +195,10 @@ def test_fits_recover_what_they_are_given():
 def test_the_quantile_is_the_smallest_value_whose_distribution_function_reaches_u(u, marked, unmarked, data):
     draws = data.draw(st.integers(0, marked + unmarked))
     x = int(coupling.hypergeometric_quantile(u, marked, unmarked, draws))
-    probability = np.array([math.comb(marked, j) * math.comb(unmarked, draws - j) if j <= draws else 0 for j in range(marked + 1)], dtype=object)
+    probability = np.array(
+        [math.comb(marked, j) * math.comb(unmarked, draws - j) if j <= draws else 0 for j in range(marked + 1)],
+        dtype=object,
+    )
     total = math.comb(marked + unmarked, draws)
     below = lambda j: sum(probability[: j + 1]) / total  # noqa: E731
     assert probability[x] > 0
@@ -178,7 +215,9 @@ def test_the_quantile_of_large_urns():
 
 @pytest.mark.parametrize(("n", "b", "block"), [(2, 1, 4), (3, 1, 2), (3, 1, 1), (2, 2, 2)])
 def test_coupled_mini_batches_have_the_law_of_sgd(n, b, block):
-    """All sequences of two (of four for n = 2, b = 1) steps against their probabilities: χ² at 10⁻⁴, 20,000 paths, seed 1."""
+    """All sequences of two (of four for n = 2, b = 1) steps against their probabilities: χ² at 10⁻⁴, 20,000 paths, seed
+    1.
+    """
     steps, paths = max(block, 2), 20_000
     weights = GaussianCovariance(n, b).sample(paths * steps, np.random.default_rng(1)).reshape(paths, steps, n)
     drawn = np.rint(coupling.mini_batches(weights, b, block) * b).astype(int)
@@ -194,7 +233,9 @@ def test_coupled_mini_batches_have_the_law_of_sgd(n, b, block):
 
 
 def test_running_sums_of_coupled_mini_batches_stay_close():
-    """n = 5, b = 2: from 16 to 256 steps the largest squared distance of sums grows 16-fold step by step, and like a squared logarithm on the tree."""
+    """n = 5, b = 2: from 16 to 256 steps the largest squared distance of sums grows 16-fold step by step, and like a
+    squared logarithm on the tree.
+    """
     largest = {}
     for steps in (16, 256):
         weights = GaussianCovariance(5, 2).sample(300 * steps, np.random.default_rng(2)).reshape(300, steps, 5)
@@ -212,7 +253,7 @@ def test_a_step_coupled_by_itself_is_a_function_of_that_step():
     np.testing.assert_array_equal(together, alone)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------- bad input
+# --- bad input
 
 
 def _weights(paths, steps, n):
@@ -232,15 +273,24 @@ REFUSED = {
     "error: theta": (lambda: coupling.strong_error(X, Y, FISHER, 0.1, START[:1], 1.0), "theta"),
     "error: nan": (lambda: coupling.strong_error(X * np.nan, Y, FISHER, 0.1, START, 1.0), "not finite"),
     "error: law": (lambda: coupling.strong_error(X, Y, GaussianFisher(9, 2), 0.1, START, 1.0), "n = 9 samples"),
-    "error: correlation": (lambda: coupling.strong_error(X, Y, FISHER, 0.1, START, 1.0, correlation=2), "between −1 and 1"),
+    "error: correlation": (
+        lambda: coupling.strong_error(X, Y, FISHER, 0.1, START, 1.0, correlation=2),
+        "between −1 and 1",
+    ),
     "bound: lr": (lambda: coupling.gronwall_bound(0, 1, 1, 1), "lr = 0"),
     "bound: time": (lambda: coupling.gronwall_bound(1, -1, 1, 1), "time = -1 is negative"),
     "bound: L": (lambda: coupling.sharper_bound(1, 1, -2, 1), "lipschitz = -2"),
     "bound: b": (lambda: coupling.sharper_bound(1, 1, 1, 1, 0), "b = 0 is no batch size"),
     "regression": (lambda: coupling.regression(X, Y[:-1]), "they must be"),
-    "descend: weights": (lambda: coupling.descend(coupling.regression(X, Y), START, 0.1, np.ones((3, N))), "weights have shape"),
+    "descend: weights": (
+        lambda: coupling.descend(coupling.regression(X, Y), START, 0.1, np.ones((3, N))),
+        "weights have shape",
+    ),
     "descend: lr": (lambda: coupling.descend(coupling.regression(X, Y), START, 0.0, _weights(1, 2, N)), "lr = 0.0"),
-    "brownian: law": (lambda: coupling.brownian_weights(MiniBatch(4, 1), 1, 1, 1, np.random.default_rng()), "not Gaussian"),
+    "brownian: law": (
+        lambda: coupling.brownian_weights(MiniBatch(4, 1), 1, 1, 1, np.random.default_rng()),
+        "not Gaussian",
+    ),
     "brownian: count": (lambda: coupling.brownian_weights(FISHER, 1, 1, 0, np.random.default_rng()), "substeps = 0"),
     "coarse": (lambda: coupling.coarse(_weights(1, 5, 2), 2), "cannot be averaged over substeps = 2"),
     "fit: shape": (lambda: coupling.fit_order([0.1, 0.2], [1.0, 2.0, 3.0]), "one number a learning rate"),

@@ -1,4 +1,6 @@
-"""Curvature operators against autograd's dense second derivatives, Lanczos against dense eigenpairs, trace estimates; what is refused."""
+"""Curvature operators against autograd's dense second derivatives, Lanczos against dense eigenpairs, trace estimates;
+what is refused.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ def squares(outputs, targets):
 
 NETWORKS = {
     "tanh": lambda: nn.Sequential(nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3)),
-    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)
+    ),
     "frozen layer": lambda: nn.Sequential(nn.Linear(16, 6).requires_grad_(False), nn.Tanh(), nn.Linear(6, 3)),
 }
 
@@ -31,7 +35,12 @@ def problem(network="tanh", loss=cross_entropy):
     torch.manual_seed(0)
     model = NETWORKS[network]().double()
     generator = torch.Generator().manual_seed(1)
-    return model, loss, torch.randn(N, 16, generator=generator, dtype=torch.float64), torch.randint(0, 3, (N,), generator=generator)
+    return (
+        model,
+        loss,
+        torch.randn(N, 16, generator=generator, dtype=torch.float64),
+        torch.randint(0, 3, (N,), generator=generator),
+    )
 
 
 def dense_hessian(*data):
@@ -135,7 +144,10 @@ def test_a_start_near_the_wanted_space_saves_products(always_lanczos):
     hessian = Hessian(*data, keep=True)
     once = leading(hessian, 1)
     cold, warm = Counted(hessian), Counted(hessian)
-    found = [leading(operator, 1, start=start, tolerance=1e-4).values for operator, start in ((cold, None), (warm, once.vectors))]
+    found = [
+        leading(operator, 1, start=start, tolerance=1e-4).values
+        for operator, start in ((cold, None), (warm, once.vectors))
+    ]
     close(found[0], found[1], atol=1e-3)
     assert warm.products <= cold.products / 2
 
@@ -158,7 +170,9 @@ def test_single_precision_operators_give_single_precision_pairs(always_lanczos):
 
 
 def test_random_signs_give_the_trace_without_bias():
-    """Signs see the diagonal exactly; what they miss has mean 0: over all 2^d sign vectors of a small problem the mean is the trace."""
+    """Signs see the diagonal exactly; what they miss has mean 0: over all 2^d sign vectors of a small problem the mean
+    is the trace.
+    """
     torch.manual_seed(0)
     model = nn.Linear(3, 1, bias=False).double()
     inputs = torch.randn(N, 3, dtype=torch.float64)

@@ -17,7 +17,9 @@ def cross_entropy(outputs, targets):
 NETWORKS = {
     "linear": lambda: nn.Linear(16, 3),
     "tanh": lambda: nn.Sequential(nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 3)),
-    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)
+    ),
     "batch norm in eval mode": lambda: nn.Sequential(nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval(),
     "group norm": lambda: nn.Sequential(nn.Linear(16, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)),
     "frozen layer": lambda: nn.Sequential(nn.Linear(16, 6).requires_grad_(False), nn.Tanh(), nn.Linear(6, 3)),
@@ -28,7 +30,12 @@ def problem(network="tanh"):
     torch.manual_seed(0)
     model = NETWORKS[network]().double()
     generator = torch.Generator().manual_seed(1)
-    return model, cross_entropy, torch.randn(N, 16, generator=generator, dtype=torch.float64), torch.randint(0, 3, (N,), generator=generator)
+    return (
+        model,
+        cross_entropy,
+        torch.randn(N, 16, generator=generator, dtype=torch.float64),
+        torch.randint(0, 3, (N,), generator=generator),
+    )
 
 
 def reference(model, loss, inputs, targets):
@@ -36,7 +43,9 @@ def reference(model, loss, inputs, targets):
     parameters = [p for p in model.parameters() if p.requires_grad]
     columns = []
     for x, y in zip(inputs, targets, strict=True):
-        columns.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss(model(x[None]), y[None])[0], parameters)]))
+        columns.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss(model(x[None]), y[None])[0], parameters)])
+        )
     return torch.stack(columns, 1)
 
 
@@ -87,7 +96,9 @@ def test_fisher_and_equation_1_of_wu():
 
 @pytest.mark.parametrize("name", ["MSGD-Cov", "MSGD-Fisher"])
 def test_draws_and_estimates_have_the_covariance(name):
-    """Trace within its interval at level 1 - 1e-6, and all coordinates of the diagonal within theirs (level divided among them)."""
+    """Trace within its interval at level 1 - 1e-6, and all coordinates of the diagonal within theirs (level divided
+    among them).
+    """
     operator = GradientMatrix(*problem()).covariance(by_name(name, N, 3))
     trace = operator.estimate_trace(300, torch.Generator().manual_seed(0), level=1 - 1e-6)
     assert trace.low <= operator.trace() <= trace.high
@@ -156,20 +167,64 @@ def test_a_coupling_without_a_name_is_found():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, f, x, y: GradientMatrix(m, nn.functional.cross_entropy, x, y), ValueError, r"shape \(\) for 4 samples.*not their mean"),
+        (
+            lambda m, f, x, y: GradientMatrix(m, nn.functional.cross_entropy, x, y),
+            ValueError,
+            r"shape \(\) for 4 samples.*not their mean",
+        ),
         (lambda m, f, x, y: GradientMatrix(m, f, x[:0], y[:0]), ValueError, "0 inputs .* at least one sample"),
         (lambda m, f, x, y: GradientMatrix(m, f, x, y[:3]), ValueError, "13 inputs came with 3 targets"),
         (lambda m, f, x, y: GradientMatrix(m, f, x, y, chunk=0), ValueError, "chunk = 0"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y, theta=torch.zeros(5)), ValueError, r"theta has shape \(5,\): it must be \(123,\)"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y) @ torch.ones(5), ValueError, r"weights has shape \(5,\): it must be \(13,\)"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).transposed(torch.ones(5)), ValueError, r"direction has shape \(5,\)"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher() @ torch.ones(5), ValueError, r"direction has shape \(5,\)"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).covariance(MiniBatch(5, 2)), ValueError, "n = 5 samples, the gradient matrix has 13"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().dense(limit_bytes=100), ValueError, "dense 123 x 123 .*operator @ u"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()), ValueError, "probes = 1"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_diagonal(9, torch.Generator(), level=95), ValueError, "level = 95"),
-        (lambda m, f, x, y: GradientMatrix(m.requires_grad_(False), f, x, y), ValueError, "Sequential has no parameter that requires a gradient"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x * float("inf"), y).mean, FloatingPointError, "123 of 123 numbers .* not finite"),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y, theta=torch.zeros(5)),
+            ValueError,
+            r"theta has shape \(5,\): it must be \(123,\)",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y) @ torch.ones(5),
+            ValueError,
+            r"weights has shape \(5,\): it must be \(13,\)",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).transposed(torch.ones(5)),
+            ValueError,
+            r"direction has shape \(5,\)",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher() @ torch.ones(5),
+            ValueError,
+            r"direction has shape \(5,\)",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).covariance(MiniBatch(5, 2)),
+            ValueError,
+            "n = 5 samples, the gradient matrix has 13",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().dense(limit_bytes=100),
+            ValueError,
+            "dense 123 x 123 .*operator @ u",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()),
+            ValueError,
+            "probes = 1",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_diagonal(9, torch.Generator(), level=95),
+            ValueError,
+            "level = 95",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m.requires_grad_(False), f, x, y),
+            ValueError,
+            "Sequential has no parameter that requires a gradient",
+        ),
+        (
+            lambda m, f, x, y: GradientMatrix(m, f, x * float("inf"), y).mean,
+            FloatingPointError,
+            "123 of 123 numbers .* not finite",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(call, error, message):
@@ -197,7 +252,9 @@ class Attention(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("network", [lambda: Recurrent("GRU"), lambda: Recurrent("LSTM"), Attention], ids=["GRU", "LSTM", "attention"])
+@pytest.mark.parametrize(
+    "network", [lambda: Recurrent("GRU"), lambda: Recurrent("LSTM"), Attention], ids=["GRU", "LSTM", "attention"]
+)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_modules_that_torch_cannot_batch_or_push_forward_are_taken_sample_by_sample(network, kind):
     torch.manual_seed(0)

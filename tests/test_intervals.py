@@ -1,4 +1,6 @@
-"""Paired comparisons: the interval and both tests against scipy's own, the proposition that ties them, power by an independent route, speed, bad input."""
+"""Paired comparisons: the interval and both tests against scipy's own, the proposition that ties them, power by an
+independent route, speed, bad input.
+"""
 
 import math
 
@@ -22,8 +24,12 @@ def test_the_interval_is_that_of_scipy(d, confidence):
 @given(values, st.floats(0.1, 6), st.floats(0.01, 0.2))
 def test_equivalence_is_two_tests_and_one_interval(d, margin, level):
     found = equivalence(d, margin, level)
-    assert found.p_worse == pytest.approx(stats.ttest_1samp(d, -margin, alternative="greater").pvalue, rel=1e-9, abs=1e-300)
-    assert found.p_better == pytest.approx(stats.ttest_1samp(d, margin, alternative="less").pvalue, rel=1e-9, abs=1e-300)
+    assert found.p_worse == pytest.approx(
+        stats.ttest_1samp(d, -margin, alternative="greater").pvalue, rel=1e-9, abs=1e-300
+    )
+    assert found.p_better == pytest.approx(
+        stats.ttest_1samp(d, margin, alternative="less").pvalue, rel=1e-9, abs=1e-300
+    )
     _, low, high = student(d, 1 - 2 * level)
     if min(abs(low + margin), abs(high - margin)) > 1e-9:
         assert (found.verdict == "equivalent") == (-margin < low and high < margin)

@@ -23,7 +23,11 @@ def problem():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
     generator = torch.Generator().manual_seed(1)
-    return model, torch.randn(N, 5, generator=generator, dtype=torch.float64), torch.randint(0, 3, (N,), generator=generator)
+    return (
+        model,
+        torch.randn(N, 5, generator=generator, dtype=torch.float64),
+        torch.randint(0, 3, (N,), generator=generator),
+    )
 
 
 def gradient_matrix(model, inputs, targets):
@@ -41,7 +45,9 @@ def gradient(model):
 
 def step(model, law, inputs, targets, lr=0.1, seed=3, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr)
-    return MSGD(model, cross_entropy, optimizer, law, generator=torch.Generator().manual_seed(seed), **options)(inputs, targets)
+    return MSGD(model, cross_entropy, optimizer, law, generator=torch.Generator().manual_seed(seed), **options)(
+        inputs, targets
+    )
 
 
 @pytest.mark.parametrize("name", [name.replace("B]", "6]").replace("]-B", "]-8") for name in NAMES])
@@ -113,7 +119,9 @@ def test_any_optimiser_and_gd_equals_a_plain_loop(problem):
         cross_entropy(plain(inputs), targets).mean().backward()
         theirs.step()
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=1e-7)  # Adam divides by gradients that may be near zero, and 1/n is a float32 weight
+        torch.testing.assert_close(
+            p, q, rtol=0, atol=1e-7
+        )  # Adam divides by gradients that may be near zero, and 1/n is a float32 weight
 
 
 def test_slot_weights_in_a_loop_of_ones_own(problem):
@@ -121,12 +129,16 @@ def test_slot_weights_in_a_loop_of_ones_own(problem):
     law = by_name("[MSGD-Cov]-8", N, 2)
     weights = law.slot_weights(None, torch.Generator().manual_seed(4)).double()
     (weights * cross_entropy(model(inputs[:8]), targets[:8])).sum().backward()
-    torch.testing.assert_close(gradient(model), gradient_matrix(model, inputs[:8], targets[:8]) @ weights, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        gradient(model), gradient_matrix(model, inputs[:8], targets[:8]) @ weights, rtol=0, atol=1e-14
+    )
     assert weights.sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_the_mean_of_many_steps_is_the_gradient(problem):
-    """Trap of the released Bernoulli script, whose weights had mean 0.4: ours are unbiased (normal interval, level 1e-6 over all coordinates)."""
+    """Trap of the released Bernoulli script, whose weights had mean 0.4: ours are unbiased (normal interval, level 1e-6
+    over all coordinates).
+    """
     model, inputs, targets = problem
     matrix = gradient_matrix(model, inputs, targets)
     draws = Bernoulli(N, 4).sample(20_000, torch.Generator().manual_seed(0)).double() @ matrix.T
@@ -151,11 +163,20 @@ def test_nan_loss_stops_before_the_update(problem):
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(3)), r"weights of shape \(3,\)"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y[:3], torch.ones(N)), "3 targets"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), chunk=0), "chunk = 0"),
-        (lambda m, x, y: weighted_backward(m, cross_entropy, x[:0], y[:0], torch.ones(0)), "0 inputs: give at least one"),
+        (
+            lambda m, x, y: weighted_backward(m, cross_entropy, x[:0], y[:0], torch.ones(0)),
+            "0 inputs: give at least one",
+        ),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, [1 / N] * N), r"weights of shape \(\)"),
-        (lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=torch.Generator(), chunk=0), "chunk = 0"),
+        (
+            lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=torch.Generator(), chunk=0),
+            "chunk = 0",
+        ),
         (lambda m, x, y: MSGD(m, cross_entropy, None, "SGD", generator=torch.Generator()), "law = 'SGD' is no law"),
-        (lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=np.random.default_rng(0)), "is no torch generator: give"),
+        (
+            lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=np.random.default_rng(0)),
+            "is no torch generator: give",
+        ),
     ],
 )
 def test_bad_input(problem, call, message):
@@ -170,6 +191,8 @@ def test_networks_have_the_papers_sizes():
     assert LeNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     drawn = torch.cat([p.flatten() for p in normal_init(LeNet(), 0.02, torch.Generator().manual_seed(0)).parameters()])
     assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
-    cut = torch.cat([p.flatten() for p in normal_init(LeNet(), 0.02, torch.Generator().manual_seed(0), truncated=True).parameters()])
+    cut = torch.cat(
+        [p.flatten() for p in normal_init(LeNet(), 0.02, torch.Generator().manual_seed(0), truncated=True).parameters()]
+    )
     # a normal variable cut at two standard deviations keeps 0.8796 of its own
     assert 0.039 < cut.abs().max() <= 0.04 and cut.std().item() == pytest.approx(0.8796 * 0.02, rel=0.03)

@@ -15,7 +15,9 @@ def folder(tmp_path, monkeypatch):
     """A page's folder beside a parameters folder that holds the sets of the page `p`."""
     (tmp_path / "part").mkdir()
     (tmp_path / "parameters").mkdir()
-    (tmp_path / "parameters" / "p.yaml").write_text("default: {n: 7, lr: 0.1, laws: [SGD], name: x}\nsmoke: {n: 5}\n", encoding="utf-8")
+    (tmp_path / "parameters" / "p.yaml").write_text(
+        "default: {n: 7, lr: 0.1, laws: [SGD], name: x}\nsmoke: {n: 5}\n", encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path / "part")
     monkeypatch.setattr(page, "current", page.Page())
     return tmp_path
@@ -52,7 +54,10 @@ def test_a_forgotten_parameter_is_refused(folder):
         page.begin("p", n=7)
 
 
-@pytest.mark.parametrize(("text", "message"), [("smoke: {n: 5}", "has no set 'default'"), ("", "holds no mapping"), ("default: [", "is no YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("smoke: {n: 5}", "has no set 'default'"), ("", "holds no mapping"), ("default: [", "is no YAML")],
+)
 def test_a_broken_file_of_sets_is_refused(folder, text, message):
     (folder / "parameters" / "p.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(page.ParameterError, match=message) as caught:

@@ -15,7 +15,9 @@ def heights(ax):
     return [text.get_position()[1] for text in ax.texts]
 
 
-@pytest.mark.parametrize("values", [[0.1, 0.5, 0.9], [0.97, 0.98, 0.99], [0.0, 0.01, 0.02], [0.5] * 5, [0.1, 0.11, 1.0]])
+@pytest.mark.parametrize(
+    "values", [[0.1, 0.5, 0.9], [0.97, 0.98, 0.99], [0.0, 0.01, 0.02], [0.5] * 5, [0.1, 0.11, 1.0]]
+)
 def test_labels_keep_their_distance_and_stay_inside(values):
     _, ax = plotting.figure()
     ax.set_ylim(0, 1)

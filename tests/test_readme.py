@@ -27,7 +27,9 @@ def test_command(command, tmp_path):
     words = [sys.executable if word == "python" else word for word in shlex.split(command)]
     words[words.index("-o") + 1] = str(tmp_path / "results")
     words += ["--work", str(tmp_path / "work")] if "experiments" in words else []
-    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "results").rglob("*.json" if "experiments" in words else "*.html"))
 

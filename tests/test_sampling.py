@@ -1,4 +1,6 @@
-"""Laws of the sampling vector: exact moments by enumeration in rationals, sampled moments at a stated error rate, bad input."""
+"""Laws of the sampling vector: exact moments by enumeration in rationals, sampled moments at a stated error rate, bad
+input.
+"""
 
 import math
 from fractions import Fraction
@@ -99,10 +101,16 @@ def test_sparse_covariances_by_enumerating_subsets(n, b, B, replace):
     subsets = list(combinations(range(n), B))
     fisher = SparseFisher(n, b, B, replace=replace)
     white = [[Fraction(int(r == s), b * B) for s in range(B)] for r in range(B)]
-    assert (sum(conditional_noise(n, S, white) for S in subsets) / Fraction(len(subsets)) == fisher.covariance.dense(exact=True)).all()
+    assert (
+        sum(conditional_noise(n, S, white) for S in subsets) / Fraction(len(subsets))
+        == fisher.covariance.dense(exact=True)
+    ).all()
     cov = SparseCovariance(n, b, B, replace=replace)
     block = centring(B, sgd_scale(n, b, replace) * Fraction(n - 1, B - 1))
-    assert (sum(conditional_noise(n, S, block) for S in subsets) / Fraction(len(subsets)) == cov.covariance.dense(exact=True)).all()
+    assert (
+        sum(conditional_noise(n, S, block) for S in subsets) / Fraction(len(subsets))
+        == cov.covariance.dense(exact=True)
+    ).all()
     assert cov.covariance == MiniBatch(n, b, replace=replace).covariance
 
 
@@ -135,15 +143,22 @@ def test_algorithm_2_matches_the_small_batch_exactly(n, b, B, replace):
 
 def every_law(n=6, b=2, B=4):
     for replace in (True, False):
-        yield from (law(n, b, replace=replace) for law in (MiniBatch, FullBatch, GaussianCovariance, GaussianFisher, Rademacher, Bernoulli))
+        yield from (
+            law(n, b, replace=replace)
+            for law in (MiniBatch, FullBatch, GaussianCovariance, GaussianFisher, Rademacher, Bernoulli)
+        )
         yield from (law(n, b, B, replace=replace) for law in (SparseFisher, SparseCovariance))
         yield from (Compensated(n, b, B, kind, replace=replace) for kind in ("covariance", "fisher"))
 
 
-@pytest.mark.parametrize("make", [lambda: np.random.default_rng(7), lambda: torch.Generator().manual_seed(7)], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    "make", [lambda: np.random.default_rng(7), lambda: torch.Generator().manual_seed(7)], ids=["numpy", "torch"]
+)
 @pytest.mark.parametrize("law", list(every_law()), ids=lambda law: f"{type(law).__name__}-{law.replace}")
 def test_sampled_moments(law, make):
-    """Mean and every product of two weights within a normal interval; two-sided level ALPHA over all n + n² comparisons of one law."""
+    """Mean and every product of two weights within a normal interval; two-sided level ALPHA over all n + n² comparisons
+    of one law.
+    """
     draws = np.asarray(law.sample(40_000, make()), dtype=float)
     assert draws.shape == (40_000, law.n)
     noise = draws - float(law.mean)
@@ -171,7 +186,13 @@ def test_a_seed_fixes_the_draw_and_size_none_is_one_vector():
 
 
 def test_weights_of_sgd_and_centred_laws_sum_to_one():
-    for law in (MiniBatch(50, 7), MiniBatch(50, 7, replace=False), GaussianCovariance(50, 7), SparseCovariance(50, 7, 9), Compensated(50, 7, 9)):
+    for law in (
+        MiniBatch(50, 7),
+        MiniBatch(50, 7, replace=False),
+        GaussianCovariance(50, 7),
+        SparseCovariance(50, 7, 9),
+        Compensated(50, 7, 9),
+    ):
         assert law.covariance.total_variance == 0
         np.testing.assert_allclose(law.sample(20, np.random.default_rng(0)).sum(1), 1, atol=1e-12)
 
@@ -197,11 +218,19 @@ def test_no_draws_are_an_empty_array():
 
 
 def test_scales_of_the_authors_weights():
-    """The standard deviations of n·W that match SGD(b) without replacement, computed by hand for the settings of the paper."""
+    """The standard deviations of n·W that match SGD(b) without replacement, computed by hand for the settings of the
+    paper.
+    """
     assert math.sqrt(1000**2 * GaussianFisher(1000, 20).covariance.a) == pytest.approx(7.0711, abs=5e-5)
-    assert math.sqrt(1000**2 * GaussianCovariance(1000, 20, replace=False).covariance.a) == pytest.approx(7.0035, abs=5e-5)
-    assert math.sqrt(1000**2 * GaussianCovariance(1000, 50, replace=False).covariance.a) == pytest.approx(4.3611, abs=5e-5)
-    assert math.sqrt(50_000**2 * GaussianCovariance(50_000, 100, replace=False).covariance.a) == pytest.approx(22.3385, abs=5e-5)
+    assert math.sqrt(1000**2 * GaussianCovariance(1000, 20, replace=False).covariance.a) == pytest.approx(
+        7.0035, abs=5e-5
+    )
+    assert math.sqrt(1000**2 * GaussianCovariance(1000, 50, replace=False).covariance.a) == pytest.approx(
+        4.3611, abs=5e-5
+    )
+    assert math.sqrt(50_000**2 * GaussianCovariance(50_000, 100, replace=False).covariance.a) == pytest.approx(
+        22.3385, abs=5e-5
+    )
 
 
 def test_exchangeable_product_and_dense_agree():
@@ -240,7 +269,11 @@ def test_by_name_understands_the_papers_names():
         (lambda: Compensated(9, 2, 4, scale=float("nan")), ValueError, "scale = nan"),
         (lambda: Compensated(9, 2, 4, scale="small"), ValueError, "scale = 'small' is no variance"),
         (lambda: MiniBatch(5, 2).sample(-1, np.random.default_rng(0)), ValueError, "size = -1 .* draws ≥ 0"),
-        (lambda: Compensated(5, 2, 3).slot_weights(2.5, np.random.default_rng(0)), TypeError, "size = 2.5 is not an integer"),
+        (
+            lambda: Compensated(5, 2, 3).slot_weights(2.5, np.random.default_rng(0)),
+            TypeError,
+            "size = 2.5 is not an integer",
+        ),
         (lambda: MiniBatch(5, 2).covariance @ [1.0] * 5, ValueError, "first axis must be n = 5"),
         (lambda: by_name(None, 5, 2), TypeError, "name = None"),
         (lambda: by_name("noise", 5, 2), ValueError, "unknown noise class 'noise': Known are SGD, GD"),

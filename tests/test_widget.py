@@ -16,7 +16,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 def parts(page):
     data = json.loads(re.search(r'<script type="application/json" class="data">(.*?)</script>', page, re.S).group(1))
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page.split("<tbody>")[1].split("</tbody>")[0])]
+    rows = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page.split("<tbody>")[1].split("</tbody>")[0])
+    ]
     return data, rows
 
 
@@ -29,12 +32,18 @@ def test_the_scripts_table_holds_the_formulas():
                 numbers = [Fraction(x) for x in row[3:6]]
                 assert numbers == [law.covariance.diagonal, law.covariance.off_diagonal, law.covariance.total_variance]
                 assert data["agreements"][row[7]] == recipes.agreement(law)
-    assert data["how"] == [[r.pick, r.noise, r.centred] for r in map(recipes.recipe, recipes.menagerie(6, 2, 4).values())]
+    assert data["how"] == [
+        [r.pick, r.noise, r.centred] for r in map(recipes.recipe, recipes.menagerie(6, 2, 4).values())
+    ]
 
 
 def test_the_page_is_offline_and_readable_without_a_script():
     page = widget.zoo(7, 3, 5)
-    assert "http:" not in page and "https:" not in page and "//" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert (
+        "http:" not in page
+        and "https:" not in page
+        and "//" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    )
     assert not re.search(r"\bsrc=|\bhref=|@import|url\(|fetch\(|@[A-Z]+@", page)
     _, rows = parts(page)
     assert [row[0] for row in rows] == list(recipes.NAMES)
@@ -49,7 +58,10 @@ def test_bad_input_is_one_clear_line():
         widget.zoo(7, 3, 5, chosen="Cauchy")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found: install it (Debian: apt-get install chromium) to test the picture in a browser")
+@pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium found: install it (Debian: apt-get install chromium) to test the picture in a browser",
+)
 def test_the_picture_follows_its_controls(tmp_path):
     from playwright.sync_api import sync_playwright
 
@@ -69,10 +81,14 @@ def test_the_picture_follows_its_controls(tmp_path):
         assert f"diagonal {MiniBatch(8, 3).covariance.diagonal}," in page.inner_text(".words")
         page.focus("select[name=class]")
         page.keyboard.press("ArrowDown")
-        assert page.inner_text(".words").startswith("MSGD-Cov, n = 8, b = 3, B = 5: every weight has mean 1/8, diagonal ")
+        assert page.inner_text(".words").startswith(
+            "MSGD-Cov, n = 8, b = 3, B = 5: every weight has mean 1/8, diagonal "
+        )
         page.select_option("select[name=way]", "0")
         law = GaussianCovariance(8, 3, replace=False).covariance
-        assert f"diagonal {law.diagonal}, off the diagonal {law.off_diagonal}".replace("-", "−") in page.inner_text(".words")
+        assert f"diagonal {law.diagonal}, off the diagonal {law.off_diagonal}".replace("-", "−") in page.inner_text(
+            ".words"
+        )
         # a batch cannot outgrow the samples
         page.fill("input[name=b]", "8")
         page.fill("input[name=n]", "4")

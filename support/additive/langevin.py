@@ -1,6 +1,8 @@
-r"""Additive noises of chosen covariance: the gradient Langevin dynamics (GLD) of Zhu et al. (2019), Table 1, beside GD and SGD.
+r"""Additive noises of chosen covariance: the gradient Langevin dynamics (GLD) of Zhu et al. (2019), Table 1, beside GD
+and SGD.
 
-    θ ← θ − η (∇L(θ) + ε),    ε ~ N(0, Σ)                                                                       (Eq. (7))
+    θ ← θ − η (∇L(θ) + ε),    ε ~ N(0, Σ)                                                                       (Eq.
+    (7))
 
 with Σ made from the covariance C(θ) of the gradient noise of SGD with batches of b, or from the Hessian H(θ):
 
@@ -11,9 +13,10 @@ with Σ made from the covariance C(θ) of the gradient noise of SGD with batches
     GLD-Hessian          s Σ_{i≤k} h_i u_i u_iᵀ     eigenpairs of H
     GLD-1st-eigenvector  s u₁ u₁ᵀ
 
-The numbers s make ``Tr Σ = Tr C`` (Eq. (14)), so that E|ε|² is that of SGD. A noise is a `support.experiments.training.Trainer`'s ``additive``: it looks at the
-model every so many steps (``every``), in between scales itself to the trace of C at hand (``rescale_every``), and adds its draw to ``.grad``. GD and SGD
-need no additive noise, only a law (`support.sampling`). No d x d matrix is stored: C acts through n gradients, H through products.
+The numbers s make ``Tr Σ = Tr C`` (Eq. (14)), so that E|ε|² is that of SGD. A noise is a
+`support.experiments.training.Trainer`'s ``additive``: it looks at the model every so many steps (``every``), in between
+scales itself to the trace of C at hand (``rescale_every``), and adds its draw to ``.grad``. GD and SGD need no additive
+noise, only a law (`support.sampling`). No d x d matrix is stored: C acts through n gradients, H through products.
 """
 
 from __future__ import annotations
@@ -27,23 +30,26 @@ from torch.func import grad
 
 from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian, Spectrum, leading
+from support.errors import Refused, WrongType
 from support.gradients import GradientMatrix, NoiseCovariance, PerSampleLoss
 from support.sampling import MiniBatch, sgd_scale
 
 PROTOCOLS = ("paper", "code")
 
 
-# --- the covariance of SGD ------------------------------------------------------------------------------------------------------------------------------
+# --- the covariance of SGD --------------------------------------------------------------------------------------------
 
 
 class SgdNoise:
-    """The gradient noise of SGD on n samples in batches of b, at any model: its covariance is ``C = s X Xᵀ`` with centred gradients X as columns.
+    """The gradient noise of SGD on n samples in batches of b, at any model: its covariance is ``C = s X Xᵀ`` with
+    centred gradients X as columns.
 
-    protocol "paper": X are the n per-sample gradients and s is exact, 1/(bn) with replacement, (n−b)/(bn(n−1)) without.  protocol "code", as the authors
-    have it: X are the gradients of n/b batches that part the shuffled samples, s = 1/(n/b − 1); drawn anew each time, of rank n/b − 1, and on average n/(n−1)
-    times the C with replacement.
-    inputs, targets: samples along the first axis.  loss: per-sample losses.  chunk: samples evaluated at once.  limit_bytes: what X may take.
-    Raises ValueError for b out of range, an unknown protocol, or "code" with b not a divisor of n or a single batch.
+    protocol "paper": X are the n per-sample gradients and s is exact, 1/(bn) with replacement, (n−b)/(bn(n−1)) without.
+    protocol "code", as the authors have it: X are the gradients of n/b batches that part the shuffled samples, s =
+    1/(n/b − 1); drawn anew each time, of rank n/b − 1, and on average n/(n−1) times the C with replacement.
+    inputs, targets: samples along the first axis.  loss: per-sample losses.  chunk: samples evaluated at once.
+    limit_bytes: what X may take. Raises ValueError for b out of range, an unknown protocol, or "code" with b not a
+    divisor of n or a single batch.
     """
 
     def __init__(
@@ -60,10 +66,20 @@ class SgdNoise:
     ):
         self.law = MiniBatch(len(inputs), b, replace=replace)
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol = {protocol!r} is unknown: choose {' or '.join(map(repr, PROTOCOLS))}")
+            raise Refused(f"protocol = {protocol!r} is unknown: choose {' or '.join(map(repr, PROTOCOLS))}")
         if protocol == "code" and (self.law.n % b or self.law.n // b < 2):
-            raise ValueError(f"{self.law.n} samples cannot be parted into two or more batches of b = {b}: choose a divisor of n, or protocol='paper'")
-        self.loss, self.inputs, self.targets, self.protocol, self.chunk, self.limit_bytes = loss, inputs, targets, protocol, chunk, limit_bytes
+            raise Refused(
+                f"{self.law.n} samples cannot be parted into two or more batches of b = {b}: choose a divisor of n, "
+                f"or protocol='paper'"
+            )
+        self.loss, self.inputs, self.targets, self.protocol, self.chunk, self.limit_bytes = (
+            loss,
+            inputs,
+            targets,
+            protocol,
+            chunk,
+            limit_bytes,
+        )
 
     @property
     def columns(self) -> int:
@@ -73,7 +89,11 @@ class SgdNoise:
     @property
     def scale(self) -> float:
         """The number s in ``C = s X Xᵀ``."""
-        return float(sgd_scale(self.law.n, self.law.b, self.law.replace)) if self.protocol == "paper" else 1 / (self.columns - 1)
+        return (
+            float(sgd_scale(self.law.n, self.law.b, self.law.replace))
+            if self.protocol == "paper"
+            else 1 / (self.columns - 1)
+        )
 
     def gradients(self, model: torch.nn.Module) -> GradientMatrix:
         """The gradient matrix at a model's parameters."""
@@ -84,12 +104,16 @@ class SgdNoise:
         return self.gradients(model).covariance(self.law)
 
     def diagonal(self, model: torch.nn.Module, generator: torch.Generator) -> torch.Tensor:
-        """The diagonal of C, shape (d,); its sum is Tr C. One pass of gradients; ``generator`` shuffles under protocol "code"."""
+        """The diagonal of C, shape (d,); its sum is Tr C. One pass of gradients; ``generator`` shuffles under protocol
+        "code".
+        """
         squares, total, before = 0.0, 0.0, generator.get_state()
         for block in self.blocks(model, generator):
             squares, total = squares + block.square().sum(1), total + block.sum(1)
         spread = (squares - total.square() / self.columns).clamp(min=0)
-        if spread.sum() < 1e-3 * squares.sum():  # little is left but rounding: again, as squares of deviations, on the same columns
+        if (
+            spread.sum() < 1e-3 * squares.sum()
+        ):  # little is left but rounding: again, as squares of deviations, on the same columns
             generator.set_state(before)
             centre = total[:, None] / self.columns
             spread = sum((block - centre).square().sum(1) for block in self.blocks(model, generator))
@@ -103,7 +127,10 @@ class SgdNoise:
         self.refuse_rank(k)
         theta = _flat(model)
         if (size := theta.element_size() * len(theta) * self.columns) > self.limit_bytes:
-            raise ValueError(f"{self.columns} gradients of {len(theta)} parameters take {size / 2**30:.1f} GiB: raise limit_bytes, or use fewer samples")
+            raise Refused(
+                f"{self.columns} gradients of {len(theta)} parameters take {size / 2**30:.1f} GiB: raise limit_bytes, "
+                f"or use fewer samples"
+            )
         X, filled = theta.new_empty(len(theta), self.columns), 0
         for block in self.blocks(model, generator):
             X[:, filled : (filled := filled + block.shape[1])] = block
@@ -117,7 +144,10 @@ class SgdNoise:
         """Raise ValueError unless C can have k eigenvalues that are not 0."""
         if not 1 <= k < self.columns:
             what = f"{self.columns} {'samples' if self.protocol == 'paper' else 'batches'}"
-            raise ValueError(f"k = {k} leading directions cannot be had: C of {what} has rank {self.columns - 1} at most; choose 1 ≤ k ≤ {self.columns - 1}")
+            raise Refused(
+                f"k = {k} leading directions cannot be had: C of {what} has rank {self.columns - 1} at most; choose 1 "
+                f"≤ k ≤ {self.columns - 1}"
+            )
 
     def blocks(self, model: torch.nn.Module, generator: torch.Generator) -> Iterator[torch.Tensor]:
         """The columns of X before they are centred, in blocks of shape (d, some)."""
@@ -130,16 +160,18 @@ class SgdNoise:
             yield grad(lambda theta, batch=batch: parted.losses_at(theta, batch).mean())(parted.theta)[:, None]
 
 
-# --- the noises of Table 1 ------------------------------------------------------------------------------------------------------------------------------
+# --- the noises of Table 1 --------------------------------------------------------------------------------------------
 
 
 class AdditiveNoise:
-    """A noise of Table 1, called by the trainer at each step with the model and a CPU generator: adds one draw of N(0, Σ) to the parameters' ``.grad``.
+    """A noise of Table 1, called by the trainer at each step with the model and a CPU generator: adds one draw of N(0,
+    Σ) to the parameters' ``.grad``.
 
-    sgd: the noise whose trace is matched.  every: steps between two looks at the structure of Σ.  rescale_every: steps after which, in between, Σ is scaled
-    to the trace of C at the parameters of that moment.  The trace is matched exactly at both.  Under ``sgd.protocol == "code"`` nothing is rescaled in
-    between, and some noises depart further; their docstrings say how.
-    covariance: Σ of the last step (None before the first).  `state_dict` and `load_state_dict` serve checkpoints.
+    sgd: the noise whose trace is matched.  every: steps between two looks at the structure of Σ.  rescale_every: steps
+    after which, in between, Σ is scaled to the trace of C at the parameters of that moment.  The trace is matched
+    exactly at both.  Under ``sgd.protocol == "code"`` nothing is rescaled in between, and some noises depart further;
+    their docstrings say how. covariance: Σ of the last step (None before the first).  `state_dict` and
+    `load_state_dict` serve checkpoints.
     """
 
     form: ClassVar[type] = LowRank
@@ -148,7 +180,7 @@ class AdditiveNoise:
     def __init__(self, sgd: SgdNoise, *, every: int = 10, rescale_every: int = 10):
         for name, value in (("every", every), ("rescale_every", rescale_every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r} steps make no schedule: give a whole number, at least 1")
+                raise Refused(f"{name} = {value!r} steps make no schedule: give a whole number, at least 1")
         self.sgd, self.every, self.rescale_every = sgd, every, rescale_every
         self.steps = 0
         self.covariance: Diagonal | LowRank | None = None
@@ -165,7 +197,7 @@ class AdditiveNoise:
 
     def look(self, model: torch.nn.Module, generator: torch.Generator) -> Diagonal | LowRank:
         """Σ at the model's parameters."""
-        raise TypeError(f"{type(self).__name__} has no covariance of its own: use one of {', '.join(NAMES)}")
+        raise WrongType(f"{type(self).__name__} has no covariance of its own: use one of {', '.join(NAMES)}")
 
     def rescaled(self, model: torch.nn.Module, generator: torch.Generator) -> Diagonal | LowRank:
         """Σ of the last step with the trace of C at the model's parameters; where that was zero, a new look."""
@@ -175,14 +207,21 @@ class AdditiveNoise:
 
     def state_dict(self) -> dict:
         """What a resumed run needs: the count of steps and Σ."""
-        tensors = None if self.covariance is None else [getattr(self.covariance, name) for name in self.form.__dataclass_fields__]
+        tensors = (
+            None
+            if self.covariance is None
+            else [getattr(self.covariance, name) for name in self.form.__dataclass_fields__]
+        )
         return {"steps": self.steps, "covariance": tensors}
 
     def load_state_dict(self, state: dict) -> None:
         """Take up what `state_dict` gave. Raises ValueError for the state of a noise of another form."""
         tensors = state["covariance"]
         if tensors is not None and len(tensors) != len(self.form.__dataclass_fields__):
-            raise ValueError(f"the state is of another noise than {type(self).__name__}, with its {self.form.__name__} covariance: load it where it is from")
+            raise Refused(
+                f"the state is of another noise than {type(self).__name__}, with its {self.form.__name__} covariance: "
+                f"load it where it is from"
+            )
         self.steps, self.covariance = state["steps"], None if tensors is None else self.form(*tensors)
 
 
@@ -194,7 +233,7 @@ class Constant(AdditiveNoise):
     def __init__(self, sgd: SgdNoise, *, sigma: float = 1e-3, **schedule):
         super().__init__(sgd, **schedule)
         if not 0 <= sigma < float("inf"):
-            raise ValueError(f"sigma = {sigma} is no standard deviation: give a finite number ≥ 0")
+            raise Refused(f"sigma = {sigma} is no standard deviation: give a finite number ≥ 0")
         self.sigma = sigma
 
     def look(self, model, generator):
@@ -225,7 +264,9 @@ class DiagonalOfC(AdditiveNoise):
 
 
 class Leading(AdditiveNoise):
-    """GLD-leading: the k leading eigenpairs of C, scaled to the trace of C. The authors' code does not scale, and adds noise at every 10th step only."""
+    """GLD-leading: the k leading eigenpairs of C, scaled to the trace of C. The authors' code does not scale, and adds
+    noise at every 10th step only.
+    """
 
     silent = True
 
@@ -243,15 +284,16 @@ class Leading(AdditiveNoise):
 class OfHessian(AdditiveNoise):
     """GLD-Hessian: the k largest eigenpairs of H, the positive ones of them, scaled to the trace of C.
 
-    The authors' code takes the k eigenvalues h_i that are largest in magnitude and gives direction i the variance ``|h_i| Tr C / Σ h_i``: with negative ones
-    among them the trace exceeds that of C. Raises ValueError where there is no positive eigenvalue (code: no positive sum).
-    tolerance: relative error of the eigenvalues. The graph of the gradient is kept from product to product, in memory that grows with n.
+    The authors' code takes the k eigenvalues h_i that are largest in magnitude and gives direction i the variance
+    ``|h_i| Tr C / Σ h_i``: with negative ones among them the trace exceeds that of C. Raises ValueError where there is
+    no positive eigenvalue (code: no positive sum). tolerance: relative error of the eigenvalues. The graph of the
+    gradient is kept from product to product, in memory that grows with n.
     """
 
     def __init__(self, sgd: SgdNoise, *, k: int = 20, tolerance: float = 0.05, **schedule):
         super().__init__(sgd, **schedule)
         if k < 1:
-            raise ValueError(f"k = {k} leading directions make no noise: choose k ≥ 1")
+            raise Refused(f"k = {k} leading directions make no noise: choose k ≥ 1")
         self.k, self.tolerance = k, tolerance
 
     def look(self, model, generator):
@@ -259,22 +301,32 @@ class OfHessian(AdditiveNoise):
         trace = self.sgd.diagonal(model, generator).sum()
         if self.sgd.protocol == "code":
             if values.sum() <= 0:
-                raise ValueError(f"the {self.k} largest eigenvalues of H sum to {float(values.sum()):g}, by which the code divides: use protocol='paper'")
+                raise Refused(
+                    f"the {self.k} largest eigenvalues of H sum to {float(values.sum()):g}, by which the code "
+                    f"divides: use protocol='paper'"
+                )
             return LowRank(values.abs() * (trace / values.sum()), vectors)
         kept = values > 0
         if not kept.any():
-            raise ValueError(f"the largest eigenvalue of H is {float(values[0]):g}: there is no positive curvature to make a noise of; start elsewhere")
+            raise Refused(
+                f"the largest eigenvalue of H is {float(values[0]):g}: there is no positive curvature to make a noise "
+                f"of; start elsewhere"
+            )
         return LowRank(values[kept], vectors[:, kept]).of_trace(trace)
 
     def eigenpairs(self, model: torch.nn.Module) -> Spectrum:
         """The k eigenpairs of H that the protocol asks for, from where those of the last look stand."""
         hessian = Hessian(model, self.sgd.loss, self.sgd.inputs, self.sgd.targets, chunk=self.sgd.chunk, keep=True)
         start = None if self.covariance is None else self.covariance.vectors
-        return leading(hessian, self.k, which="LM" if self.sgd.protocol == "code" else "LA", start=start, tolerance=self.tolerance)
+        return leading(
+            hessian, self.k, which="LM" if self.sgd.protocol == "code" else "LA", start=start, tolerance=self.tolerance
+        )
 
 
 class FirstEigenvector(OfHessian):
-    """GLD-1st-eigenvector: all of the trace of C along the first eigenvector of H. The authors' code takes that of the largest |eigenvalue|."""
+    """GLD-1st-eigenvector: all of the trace of C along the first eigenvector of H. The authors' code takes that of the
+    largest |eigenvalue|.
+    """
 
     def __init__(self, sgd: SgdNoise, *, tolerance: float = 0.01, **schedule):
         super().__init__(sgd, k=1, tolerance=tolerance, **schedule)
@@ -297,16 +349,21 @@ NAMES = tuple(_NOISES)
 
 
 def by_name(name: str, sgd: SgdNoise, **options) -> AdditiveNoise:
-    """The noise of Table 1 of that name (`NAMES`, in any case), such as ``by_name("GLD-leading", sgd, k=20, every=50)``.
+    """The noise of Table 1 of that name (`NAMES`, in any case), such as
+    ``by_name("GLD-leading", sgd, k=20, every=50)``.
 
     Raises ValueError for an unknown name, or an option that this noise does not take.
     """
     found = {own.lower(): noise for own, noise in _NOISES.items()}.get(name.lower())
     if found is None:
-        raise ValueError(f"there is no additive noise {name!r}: choose one of {', '.join(NAMES)}")
-    takes = {"every", "rescale_every", *(p.name for p in signature(found).parameters.values() if p.kind is p.KEYWORD_ONLY)}
+        raise Refused(f"there is no additive noise {name!r}: choose one of {', '.join(NAMES)}")
+    takes = {
+        "every",
+        "rescale_every",
+        *(p.name for p in signature(found).parameters.values() if p.kind is p.KEYWORD_ONLY),
+    }
     if unknown := [option for option in options if option not in takes]:
-        raise ValueError(f"{name} takes no {', '.join(unknown)}: its options are {', '.join(sorted(takes))}")
+        raise Refused(f"{name} takes no {', '.join(unknown)}: its options are {', '.join(sorted(takes))}")
     return found(sgd, **options)
 
 
@@ -319,7 +376,9 @@ def _flat(model: torch.nn.Module) -> torch.Tensor:
 
 
 def _add(model: torch.nn.Module, noise: torch.Tensor) -> None:
-    """Add a vector of shape (d,) to the gradients, in the order of ``model.parameters()``; a parameter that the loss does not use has none yet."""
+    """Add a vector of shape (d,) to the gradients, in the order of ``model.parameters()``; a parameter that the loss
+    does not use has none yet.
+    """
     trained = _trained(model)
     for p, piece in zip(trained, noise.split([p.numel() for p in trained]), strict=True):
         if p.grad is None:

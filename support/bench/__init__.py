@@ -1,7 +1,7 @@
 """Benchmarks as ratios in one run: `make bench` measures them and writes the page "How fast it runs".
 
-Every row is measured in a process of its own, one after another, so that its peak memory is its own. A ratio compares two routes whose steps alternate;
-seconds are shown for orientation only.
+Every row is measured in a process of its own, one after another, so that its peak memory is its own. A ratio compares
+two routes whose steps alternate; seconds are shown for orientation only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def rows() -> dict:
 
 
 def run() -> dict:
-    """Measure every row, each in its own process, and return the numbers of the record. Raises RuntimeError, at the end, with what failed rows said."""
+    """Measure every row, each in its own process, and return the numbers of the record. Raises RuntimeError, at the
+    end, with what failed rows said.
+    """
     from tqdm import tqdm
 
     from support.bench.measure import in_own_process
@@ -65,11 +67,15 @@ def write_page(record: dict, path: Path) -> None:
     source = record["provenance"]
     foot = {"commit": source["commit"], "wall": source["wall_s"], "record": RECORD}
     text = _HEAD + "\n".join(part.section(record["final"]) for part in parts())
-    files.write_whole(path, text + _FOOT.format(python=source["versions"]["python"], torch=source["versions"]["torch"], **foot))
+    files.write_whole(
+        path, text + _FOOT.format(python=source["versions"]["python"], torch=source["versions"]["torch"], **foot)
+    )
 
 
 def main(root: Path = Path()) -> int:
-    """Measure, record under ``notebooks/records``, write ``book/how_fast_it_runs.md``, and print it. Returns an exit code."""
+    """Measure, record under ``notebooks/records``, write ``book/how_fast_it_runs.md``, and print it. Returns an exit
+    code.
+    """
     from support.experiments import records
 
     page = root / "book" / "how_fast_it_runs.md"
@@ -79,7 +85,12 @@ def main(root: Path = Path()) -> int:
     start = time.perf_counter()
     final = run()
     config = {"preset": "bench.noise_cost", "n": 1000, "b": 50, "d": 11_330, "threads": 1}
-    path = records.save(root / "notebooks" / "records" / f"{RECORD}.json", config=config, final=final, wall_s=time.perf_counter() - start)
+    path = records.save(
+        root / "notebooks" / "records" / f"{RECORD}.json",
+        config=config,
+        final=final,
+        wall_s=time.perf_counter() - start,
+    )
     write_page(records.read(path), page)
     print(page.read_text(encoding="utf-8"))
     return 0

@@ -1,4 +1,6 @@
-"""What it costs to couple mini-batches to a Brownian path: the tree of quantiles against its floors, drawing the noise and taking the step."""
+"""What it costs to couple mini-batches to a Brownian path: the tree of quantiles against its floors, drawing the noise
+and taking the step.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def against_draw(n: int) -> dict:
 
 
 def against_step(n: int) -> dict:
-    """Time of the tree over that of an Euler–Maruyama step, noise included, on a regression in two dimensions: each for all steps."""
+    """Time of the tree over that of an Euler–Maruyama step, noise included, on a regression in two dimensions: each for
+    all steps.
+    """
     import numpy as np
 
     from support.coupling import descend, huber, mini_batches, regression

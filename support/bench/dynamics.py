@@ -1,4 +1,6 @@
-"""What the additive noises cost: a step of GLD-leading and a look at the Hessian, matrix-free and with the dense matrices of the authors' code."""
+"""What the additive noises cost: a step of GLD-leading and a look at the Hessian, matrix-free and with the dense
+matrices of the authors' code.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def _dense_pairs(columns):
 
 
 def _batch_gradients():
-    """The LeNet with its data, SGD's noise in the form of the code, and a generator; what torch loads once is loaded before anything is measured."""
+    """The LeNet with its data, SGD's noise in the form of the code, and a generator; what torch loads once is loaded
+    before anything is measured.
+    """
     import torch
 
     from support.additive.langevin import SgdNoise
@@ -42,12 +46,16 @@ def _batch_gradients():
     generator = torch.Generator().manual_seed(1)
     model, inputs, targets = _network("LeNet", N)
     for _ in range(2):
-        SgdNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B, protocol="code").leading(model, 1, generator)
+        SgdNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B, protocol="code").leading(
+            model, 1, generator
+        )
     return model, inputs, targets, SgdNoise(measure.cross_entropy, inputs, targets, B, protocol="code"), generator
 
 
 def leading_step(how: str) -> dict:
-    """One step of GLD-leading that looks at C, as the code has it: full gradient, gradients of n/b batches, k leading eigenpairs, draw."""
+    """One step of GLD-leading that looks at C, as the code has it: full gradient, gradients of n/b batches, k leading
+    eigenpairs, draw.
+    """
     import torch
 
     from support.additive.langevin import by_name
@@ -78,11 +86,16 @@ def leading_pairs(how: str) -> dict:
     model, _, _, sgd, generator = _batch_gradients()
     X = torch.cat(list(sgd.blocks(model, generator)), 1)
     sgd.blocks = lambda *_: [X]  # what is timed finds the gradients there
-    return measure.timed((lambda: sgd.leading(model, K, generator)) if how == GRAM else (lambda: _dense_pairs(X)), 15 if how == GRAM else 3)
+    return measure.timed(
+        (lambda: sgd.leading(model, K, generator)) if how == GRAM else (lambda: _dense_pairs(X)),
+        15 if how == GRAM else 3,
+    )
 
 
 def hessian_pairs(how: str) -> dict:
-    """The k largest eigenpairs of the digits network's Hessian; their sum stands in the record, so that the two can be compared."""
+    """The k largest eigenpairs of the digits network's Hessian; their sum stands in the record, so that the two can be
+    compared.
+    """
     import torch
 
     from support.curvature import Hessian, leading
@@ -101,7 +114,9 @@ def hessian_pairs(how: str) -> dict:
 
 
 def hessian_look(how: str) -> dict:
-    """A look of GLD-Hessian at the LeNet; the dense Hessian of the authors' code, d products and an `eigsh`, is scaled up from the time of some rows."""
+    """A look of GLD-Hessian at the LeNet; the dense Hessian of the authors' code, d products and an `eigsh`, is scaled
+    up from the time of some rows.
+    """
     import torch
 
     from support.curvature import Hessian, leading
@@ -121,7 +136,11 @@ def hessian_look(how: str) -> dict:
             hessian @ unit
 
     found = measure.timed(look if how == BY_PRODUCTS else rows, 3)
-    return found if how == BY_PRODUCTS else found | {"seconds": found["seconds"] * 11_330 / TIMED, "peak_bytes": found["peak_bytes"] + 4 * 11_330**2}
+    return (
+        found
+        if how == BY_PRODUCTS
+        else found | {"seconds": found["seconds"] * 11_330 / TIMED, "peak_bytes": found["peak_bytes"] + 4 * 11_330**2}
+    )
 
 
 ROWS = {
@@ -138,7 +157,9 @@ def section(final: dict) -> str:
     for kind, named in ROWS.items():
         (first, ours), (second, theirs) = ((how, final[kind][how]) for how in named)
         times, memory = theirs["seconds"] / ours["seconds"], theirs["peak_bytes"] / max(ours["peak_bytes"], 2**20)
-        tables[kind] = "\n".join((_line(first, ours, "1", "1"), _line(second, theirs, f"{times:,.1f}", f"{memory:,.1f}")))
+        tables[kind] = "\n".join(
+            (_line(first, ours, "1", "1"), _line(second, theirs, f"{times:,.1f}", f"{memory:,.1f}"))
+        )
     return _SECTION.format(n=N, b=B, k=K, batches=N // B, digits=DIGITS, timed=TIMED, **tables)
 
 

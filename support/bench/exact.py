@@ -1,4 +1,6 @@
-"""What exact averaged risks cost: a step of the recursion against one product of two d x d matrices, the floor of anything dense, and against Kronecker."""
+"""What exact averaged risks cost: a step of the recursion against one product of two d x d matrices, the floor of
+anything dense, and against Kronecker.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,18 @@ import numpy as np
 
 from support.bench import measure
 
-# name: (d, atoms of the population, pairs); a population of 2d atoms needs two products of d x 2d with 2d x d numbers, so 4 is its arithmetic's floor
-SIZES = {"d = 50, 100 atoms": (50, 100, 200), "d = 100, 200 atoms": (100, 200, 100), "d = 200, 400 atoms": (200, 400, 40)}
-GAUSSIAN = {"d = 50, Gaussian": (50, None, 200), "d = 100, Gaussian": (100, None, 200), "d = 200, Gaussian": (200, None, 100)}
+# name: (d, atoms of the population, pairs); a population of 2d atoms needs two products of d x 2d with 2d x d numbers,
+# so 4 is its arithmetic's floor
+SIZES = {
+    "d = 50, 100 atoms": (50, 100, 200),
+    "d = 100, 200 atoms": (100, 200, 100),
+    "d = 200, 400 atoms": (200, 400, 40),
+}
+GAUSSIAN = {
+    "d = 50, Gaussian": (50, None, 200),
+    "d = 100, Gaussian": (100, None, 200),
+    "d = 200, Gaussian": (200, None, 100),
+}
 GOALS = dict(zip(SIZES, ("≤ 10", "≤ 8", "≤ 8"), strict=True)) | dict(zip(GAUSSIAN, ("≤ 4", "≤ 1", "≤ 1"), strict=True))
 KRONECKER = {"d = 16, 32 atoms": (16, 32, 60), "d = 24, 48 atoms": (24, 48, 20), "d = 32, 64 atoms": (32, 64, 4)}
 STEPS = 50
@@ -48,7 +59,9 @@ def step(name: str) -> dict:
 
 
 def kronecker_map(population, noise, lr: float) -> np.ndarray:
-    """The map of the second moment as a dense d² x d² matrix, ``(I − ηΣ) ⊗ (I − ηΣ) + η²[p E (x ⊗ x)(x ⊗ x)ᵀ + (j − p) Σ ⊗ Σ]``; made in O(m d⁴)."""
+    """The map of the second moment as a dense d² x d² matrix,
+    ``(I − ηΣ) ⊗ (I − ηΣ) + η²[p E (x ⊗ x)(x ⊗ x)ᵀ + (j − p) Σ ⊗ Σ]``; made in O(m d⁴).
+    """
     sigma, p, j = population.second_moment, float(noise.strength), float(noise.jitter)
     mean = np.eye(len(sigma)) - lr * sigma
     squares = (population.inputs[:, :, None] * population.inputs[:, None, :]).reshape(len(population.inputs), -1)
@@ -63,7 +76,9 @@ def kronecker(name: str) -> dict:
     d, atoms, pairs = KRONECKER[name]
     population, noise = _problem(d, atoms), matched(4)
     lr = 0.5 * lr_limit(population, noise)
-    return measure.ratio(_ours(population, STEPS), lambda: np.linalg.matrix_power(kronecker_map(population, noise, lr), STEPS), pairs)
+    return measure.ratio(
+        _ours(population, STEPS), lambda: np.linalg.matrix_power(kronecker_map(population, noise, lr), STEPS), pairs
+    )
 
 
 ROWS = {

@@ -1,4 +1,6 @@
-"""What the gradient operators cost: a product with C against a gradient, a dense C by chunks against stored per-sample gradients."""
+"""What the gradient operators cost: a product with C against a gradient, a dense C by chunks against stored per-sample
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from functools import partial
 
 from support.bench import measure
 
-# the product: LeNet on n images; the dense matrix: the digits network on many samples, where stored gradients outweigh C
+# the product: LeNet on n images; the dense matrix: the digits network on many samples, where stored gradients outweigh
+# C
 N, B, CHUNK, PAIRS = 1000, 50, 200, 60
 MANY = 20_000
 PRODUCT = "C·u / gradient"
@@ -20,7 +23,9 @@ def _gradients(network: str, n: int):
     from support.gradients import GradientMatrix
 
     torch.manual_seed(1)
-    return GradientMatrix(getattr(models, network)(), measure.cross_entropy, *measure.images(n, flat=network == "DigitsNet"), chunk=CHUNK)
+    return GradientMatrix(
+        getattr(models, network)(), measure.cross_entropy, *measure.images(n, flat=network == "DigitsNet"), chunk=CHUNK
+    )
 
 
 def product() -> dict:
@@ -49,10 +54,16 @@ def dense(how: str) -> dict:
         centred = matrix - matrix.mean(1, keepdim=True)
         return float(law.covariance.a) * centred @ centred.T
 
-    return {"peak_bytes": measure.peak_above(gradients.covariance(law).dense if how == BY_CHUNKS else stored), "d": gradients.d}
+    return {
+        "peak_bytes": measure.peak_above(gradients.covariance(law).dense if how == BY_CHUNKS else stored),
+        "d": gradients.d,
+    }
 
 
-ROWS = {"gradient_product": {PRODUCT: product}, "gradient_dense": {how: partial(dense, how) for how in (BY_CHUNKS, STORED)}}
+ROWS = {
+    "gradient_product": {PRODUCT: product},
+    "gradient_dense": {how: partial(dense, how) for how in (BY_CHUNKS, STORED)},
+}
 
 
 def section(final: dict) -> str:

@@ -1,4 +1,5 @@
-"""What multiplicative SGD costs: against a plain step, and against other ways to Gaussian noise with the covariance of SGD.
+"""What multiplicative SGD costs: against a plain step, and against other ways to Gaussian noise with the covariance of
+SGD.
 
 Every route draws one stochastic gradient of the 11,330-parameter LeNet on n = 1000 images.
 """
@@ -21,7 +22,14 @@ def _msgd(name: str, chunk: int | None = None):
         from support.sampling import by_name
 
         law = by_name(name, len(inputs), min(B, len(inputs)))
-        step = MSGD(model, measure.cross_entropy, torch.optim.SGD(model.parameters(), 0.0), law, generator=generator, chunk=chunk)
+        step = MSGD(
+            model,
+            measure.cross_entropy,
+            torch.optim.SGD(model.parameters(), 0.0),
+            law,
+            generator=generator,
+            chunk=chunk,
+        )
         return lambda: step(inputs, targets)
 
     return route
@@ -65,7 +73,9 @@ def _centred(model, inputs, targets):
 
 
 def _gram(model, inputs, targets, generator):
-    """N(0, C) from the eigenvectors U of the n x n Gram matrix AAᵀ: the draw is Aᵀ(Uε), which is the gradient matrix times a Gaussian again."""
+    """N(0, C) from the eigenvectors U of the n x n Gram matrix AAᵀ: the draw is Aᵀ(Uε), which is the gradient matrix
+    times a Gaussian again.
+    """
     import torch
 
     def draw():
@@ -118,7 +128,11 @@ def route(name: str) -> dict:
     make, repetitions = ROUTES[name]
     model, inputs, targets, generator = _problem(N)
     # a first small pass loads what torch loads once, so that the peak is the route's own
-    (make(model, inputs[:2], targets[:2], generator) if repetitions > 1 else partial(_gradient_matrix, model, inputs[:2], targets[:2]))()
+    (
+        make(model, inputs[:2], targets[:2], generator)
+        if repetitions > 1
+        else partial(_gradient_matrix, model, inputs[:2], targets[:2])
+    )()
     return measure.timed(make(model, inputs, targets, generator), repetitions, warm_up=repetitions > 1)
 
 
@@ -130,7 +144,10 @@ def step_ratio(name: str) -> dict:
     return measure.ratio(_msgd("MSGD-Cov")(*problem), _plain(*problem), pairs)
 
 
-ROWS = {"step_ratio": {name: partial(step_ratio, name) for name in STEPS}, "routes": {name: partial(route, name) for name in ROUTES}}
+ROWS = {
+    "step_ratio": {name: partial(step_ratio, name) for name in STEPS},
+    "routes": {name: partial(route, name) for name in ROUTES},
+}
 
 
 def section(final: dict) -> str:

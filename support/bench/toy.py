@@ -11,7 +11,8 @@ NAME = "plain loop / all runs at once"
 
 
 def plain(dynamics: str, runs: int, steps: int, generator) -> np.ndarray:
-    """The same experiment as it is usually written, one run after another, every sample at every step; returns the end points in (w₁, w₂).
+    """The same experiment as it is usually written, one run after another, every sample at every step; returns the end
+    points in (w₁, w₂).
 
     Gradients, Hessian and covariance of the n samples by formulas on arrays of shape (n, 2), eigenvectors by LAPACK.
     """
@@ -41,7 +42,9 @@ def plain(dynamics: str, runs: int, steps: int, generator) -> np.ndarray:
 
 
 def cost() -> dict:
-    """Time of the plain loop for RUNS runs, scaled from PLAIN_RUNS, over that of `simulate` for RUNS runs; STEPS steps of the six dynamics, one thread."""
+    """Time of the plain loop for RUNS runs, scaled from PLAIN_RUNS, over that of `simulate` for RUNS runs; STEPS steps
+    of the six dynamics, one thread.
+    """
     from support.exact import two_basins as toy
 
     generator = np.random.default_rng(1)
@@ -65,7 +68,12 @@ def section(final: dict) -> str:
     plain_s, ours_s = row["seconds"]
     low, high = row["quartiles"]
     line = f"| {NAME} | {row['median']:,.0f} | {low:,.0f} to {high:,.0f} | ≥ 100 | {plain_s:,.0f} s, {ours_s:.2f} s (goal: ≤ 10 s) |"
-    return _SECTION.format(runs=row["runs"], steps=STEPS, few="one run" if row["plain_runs"] == 1 else f"{row['plain_runs']} runs", line=line)
+    return _SECTION.format(
+        runs=row["runs"],
+        steps=STEPS,
+        few="one run" if row["plain_runs"] == 1 else f"{row['plain_runs']} runs",
+        line=line,
+    )
 
 
 _SECTION = """

@@ -1,7 +1,8 @@
 """What the trainer costs: against a plain loop of the authors' shape, against itself without noise, and in memory.
 
-The plain loop has the shape of the authors' code: all parameters in one flat vector, images as they come in memory, all n of them in one pass, per-sample
-cross-entropy times a mask of mean one, its mean, a backward pass, and an update of the vector in Python.
+The plain loop has the shape of the authors' code: all parameters in one flat vector, images as they come in memory, all
+n of them in one pass, per-sample cross-entropy times a mask of mean one, its mean, a backward pass, and an update of
+the vector in Python.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import partial
 from support.bench import measure
 
 N, B = 1000, 50
-# name: (first route, second route, threads, pairs of steps, goal); a ratio is the time of the first over that of the second
+# name: (first route, second route, threads, pairs of steps, goal); a ratio is the time of the first over that of the
+# second
 RATIOS = {
     "plain loop / trainer, two threads": ("plain", "MSGD-Cov", 2, 40, "≥ 1.5"),
     "plain loop / trainer, one thread": ("plain", "MSGD-Cov", 1, 40, "≥ 1.5"),
@@ -43,7 +45,9 @@ def _plain() -> Callable[[], object]:
     law = by_name("MSGD-Cov", N, B, replace=False)
 
     def step():
-        w1, b1, w2, b2, w3, b3, w4, b4 = (part.view(shape) for part, shape in zip(theta.split([s.numel() for s in shapes]), shapes, strict=True))
+        w1, b1, w2, b2, w3, b3, w4, b4 = (
+            part.view(shape) for part, shape in zip(theta.split([s.numel() for s in shapes]), shapes, strict=True)
+        )
         hidden = functional.relu(functional.max_pool2d(functional.conv2d(inputs, w1, b1), 2))
         hidden = functional.relu(functional.max_pool2d(functional.conv2d(hidden, w2, b2), 2))
         outputs = functional.linear(functional.relu(functional.linear(hidden.flatten(1), w3, b3)), w4, b4)
@@ -67,7 +71,14 @@ def _trainer(method: str, chunk: int = 200) -> Callable[[], object]:
     model = normal_init(LeNet(), 0.02, torch.Generator().manual_seed(2)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     data = Data.on("cpu", _images(), _images(), watched=N)
-    return Trainer(model, optimizer, by_name(method, N, B, replace=False), data, generator=torch.Generator().manual_seed(3), chunk=chunk).step
+    return Trainer(
+        model,
+        optimizer,
+        by_name(method, N, B, replace=False),
+        data,
+        generator=torch.Generator().manual_seed(3),
+        chunk=chunk,
+    ).step
 
 
 def ratio(name: str) -> dict:
@@ -86,7 +97,10 @@ def peak(name: str) -> dict:
     return {"peak_bytes": measure.peak_above(lambda: [step() for _ in range(3)])}
 
 
-ROWS = {"training_ratio": {name: partial(ratio, name) for name in RATIOS}, "training_memory": {name: partial(peak, name) for name in CHUNKS}}
+ROWS = {
+    "training_ratio": {name: partial(ratio, name) for name in RATIOS},
+    "training_memory": {name: partial(peak, name) for name in CHUNKS},
+}
 
 
 def section(final: dict) -> str:

@@ -1,12 +1,13 @@
-"""A Sphinx directive that shows a figure of an executed page on another page, so that no picture is kept twice or drawn by hand.
+"""A Sphinx directive that shows a figure of an executed page on another page, so that no picture is kept twice or drawn
+by hand.
 
     ```{borrowed-figure} ../notebooks/noise/sampling_noise.ipynb
     :figure: fig-barcode
     The caption.
     ```
 
-The figure is found by the name in its cell's metadata (``mystnb.figure.name``); its alternative text comes with it. A page or figure that is not there
-is a warning.
+The figure is found by the name in its cell's metadata (``mystnb.figure.name``); its alternative text comes with it. A
+page or figure that is not there is a warning.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from sphinx.util.logging import getLogger
 
 
 class BorrowedFigure(SphinxDirective):
-    """``{borrowed-figure} PAGE.ipynb`` with the options ``figure`` (its name there) and ``name`` (a label here); the content is the caption."""
+    """``{borrowed-figure} PAGE.ipynb`` with the options ``figure`` (its name there) and ``name`` (a label here); the
+    content is the caption.
+    """
 
     required_arguments = 1
     has_content = True
@@ -38,7 +41,13 @@ class BorrowedFigure(SphinxDirective):
         try:
             picture, alt = find(Path(path), self.options["figure"])
         except (OSError, LookupError, ValueError) as error:
-            getLogger(__name__).warning("no figure %r in %s: %s", self.options.get("figure"), self.arguments[0], error, location=self.get_location())
+            getLogger(__name__).warning(
+                "no figure %r in %s: %s",
+                self.options.get("figure"),
+                self.arguments[0],
+                error,
+                location=self.get_location(),
+            )
             return []
         file = Path(self.env.app.doctreedir).parent / "borrowed" / f"{hashlib.sha256(picture).hexdigest()[:20]}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +64,9 @@ class BorrowedFigure(SphinxDirective):
 
 
 def find(notebook: Path, name: str) -> tuple[bytes, str]:
-    """The PNG of the figure ``name`` in an executed notebook, and its alternative text. Raises LookupError if there is none."""
+    """The PNG of the figure ``name`` in an executed notebook, and its alternative text. Raises LookupError if there is
+    none.
+    """
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         about = cell["metadata"].get("mystnb", {})
         if about.get("figure", {}).get("name") == name:

@@ -1,8 +1,8 @@
 """When is the result of a page still valid? A key beside it says from what it was made.
 
-The key of a result holds digests of the notebook's source, its parameters, constraints.txt, and of everything the run said it had used: `support`'s
-modules, ledger entries, recorded runs. A result is fresh if all of these, and the result itself, are what they were. No key, or one whose list of
-dependencies was obtained in another way, means: execute.
+The key of a result holds digests of the notebook's source, its parameters, constraints.txt, and of everything the run
+said it had used: `support`'s modules, ledger entries, recorded runs. A result is fresh if all of these, and the result
+itself, are what they were. No key, or one whose list of dependencies was obtained in another way, means: execute.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def json_digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Digests of all that a page can depend on besides its own source, taken before it runs: an edit during a run then makes its result stale, not wrong."""
+    """Digests of all that a page can depend on besides its own source, taken before it runs: an edit during a run then
+    makes its result stale, not wrong.
+    """
 
     constraints: str
     modules: Mapping[str, str]
@@ -47,25 +49,39 @@ class Inputs:
 
     @classmethod
     def take(cls, records: Path, package: Path = PACKAGE) -> Inputs:
-        """Read the digests now: the package's modules and ledger, and the files of the folder ``records`` (but hidden ones, which are being written)."""
+        """Read the digests now: the package's modules and ledger, and the files of the folder ``records`` (but hidden
+        ones, which are being written).
+        """
         from support.claims import ledger
 
         return cls(
             constraints=file_digest(package.parent / "constraints.txt"),
             modules={_module_name(path, package): file_digest(path) for path in package.rglob("*.py")},
             claims={name: json_digest(asdict(claim)) for name, claim in ledger.load().items()},
-            records={path.relative_to(records).as_posix(): file_digest(path) for path in sorted(records.rglob("[!.]*")) if path.is_file()},
+            records={
+                path.relative_to(records).as_posix(): file_digest(path)
+                for path in sorted(records.rglob("[!.]*"))
+                if path.is_file()
+            },
         )
 
     def of(self, names: Mapping[str, Iterable[str]]) -> dict[str, str]:
-        """The digests of what a run used, as `support.page.dependencies` lists it, by names such as ``module support.sampling`` or ``claim wu.prop1.with``."""
+        """The digests of what a run used, as `support.page.dependencies` lists it, by names such as
+        ``module support.sampling`` or ``claim wu.prop1.with``.
+        """
         found = {f"module {name}": self.modules.get(name, "missing") for name in names.get("modules", ())}
         found |= {f"claim {name}": self.claims.get(name, "missing") for name in names.get("claims", ())}
         return found | {f"record {name}": self._record(name) for name in names.get("records", ())}
 
     def _record(self, name: str) -> str:
-        """A record is named by its path in the folder of records, with or without its suffix; a folder's name means all files below it."""
-        files = {path: sha for path, sha in self.records.items() if name in (path, path.rpartition(".")[0]) or path.startswith(name.rstrip("/") + "/")}
+        """A record is named by its path in the folder of records, with or without its suffix; a folder's name means all
+        files below it.
+        """
+        files = {
+            path: sha
+            for path, sha in self.records.items()
+            if name in (path, path.rpartition(".")[0]) or path.startswith(name.rstrip("/") + "/")
+        }
         return json_digest(files) if files else "missing"
 
 
@@ -75,12 +91,22 @@ def _module_name(path: Path, package: Path) -> str:
 
 
 def make(source: str, parameters: dict, how: str, inputs: Inputs, names: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """The key of a result: digest of its source, its parameters, how its dependencies were listed, and the digests of constraints.txt and of what it used."""
-    return {"source": source, "parameters": parameters, "listed by": digest(how), "constraints.txt": inputs.constraints, "used": inputs.of(names)}
+    """The key of a result: digest of its source, its parameters, how its dependencies were listed, and the digests of
+    constraints.txt and of what it used.
+    """
+    return {
+        "source": source,
+        "parameters": parameters,
+        "listed by": digest(how),
+        "constraints.txt": inputs.constraints,
+        "used": inputs.of(names),
+    }
 
 
 def store(path: Path, key: dict[str, Any], outputs: Iterable[Path]) -> None:
-    """Write a key beside its results, which it seals by their digests. Written last and in one piece: what has no key is not finished."""
+    """Write a key beside its results, which it seals by their digests. Written last and in one piece: what has no key
+    is not finished.
+    """
     sealed = key | {"outputs": {output.name: file_digest(output) for output in outputs}}
     files.write_whole(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
@@ -90,7 +116,10 @@ def stale(path: Path, source: str, parameters: dict, how: str, inputs: Inputs) -
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         outputs, used = stored.pop("outputs"), stored["used"]
-        names = {kind + "s": [name.partition(" ")[2] for name in used if name.startswith(kind + " ")] for kind in ("module", "claim", "record")}
+        names = {
+            kind + "s": [name.partition(" ")[2] for name in used if name.startswith(kind + " ")]
+            for kind in ("module", "claim", "record")
+        }
     except (OSError, ValueError, KeyError, AttributeError):
         return "new"
     now = make(source, json.loads(json.dumps(parameters)), how, inputs, names)

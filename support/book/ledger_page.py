@@ -1,8 +1,10 @@
-"""A Sphinx extension: the ledger page, collected from the notebooks of this build, and the table of pinned versions; and no script from the network.
+"""A Sphinx extension: the ledger page, collected from the notebooks of this build, and the table of pinned versions;
+and no script from the network.
 
-``{ledger}`` lists every claim of the papers with its place, its statement, its verdict and the evidence for it. A computed verdict is read from the
-outputs of the notebooks that are being built, and from nowhere else. ``{versions}`` lists packages as constraints.txt pins them.
-Two pages that reach different verdicts on one claim, and a verdict on an unknown claim, are warnings.
+``{ledger}`` lists every claim of the papers with its place, its statement, its verdict and the evidence for it. A
+computed verdict is read from the outputs of the notebooks that are being built, and from nowhere else. ``{versions}``
+lists packages as constraints.txt pins them. Two pages that reach different verdicts on one claim, and a verdict on an
+unknown claim, are warnings.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Evidence:
 
 
 def collect(source: Path, documents: list[str]) -> dict[str, list[Evidence]]:
-    """The verdicts in the outputs of the notebooks among ``documents`` (names below ``source``, without suffix), by claim."""
+    """The verdicts in the outputs of the notebooks among ``documents`` (names below ``source``, without suffix), by
+    claim.
+    """
     found: dict[str, list[Evidence]] = {}
     for document in documents:
         path = source / f"{document}.ipynb"
@@ -52,9 +56,14 @@ def collect(source: Path, documents: list[str]) -> dict[str, list[Evidence]]:
 
 def problems(found: dict[str, list[Evidence]], claims: dict[str, ledger.Claim]) -> list[str]:
     """What contradicts itself in the collected verdicts: an unknown claim, or two verdicts on one."""
-    unknown = [f"{name}: checked on {items[0].document}, but no claim of the ledger" for name, items in found.items() if name not in claims]
+    unknown = [
+        f"{name}: checked on {items[0].document}, but no claim of the ledger"
+        for name, items in found.items()
+        if name not in claims
+    ]
     divided = [
-        f"{name}: contradictory verdicts: " + ", ".join(f"{item.verdict['verdict']} on {item.document}" for item in items)
+        f"{name}: contradictory verdicts: "
+        + ", ".join(f"{item.verdict['verdict']} on {item.document}" for item in items)
         for name, items in found.items()
         if len({item.verdict["verdict"] for item in items}) > 1
     ]
@@ -85,7 +94,10 @@ class Ledger(SphinxDirective):
 
     def _summary(self, found: dict[str, list[Evidence]]) -> nodes.Node:
         papers = ledger.papers()
-        counts = {paper: Counter(verdict_of(claim, found.get(claim.id, [])) for claim in claims) for paper, (_, claims) in papers.items()}
+        counts = {
+            paper: Counter(verdict_of(claim, found.get(claim.id, [])) for claim in claims)
+            for paper, (_, claims) in papers.items()
+        }
         rows = [["verdict", *(_short(title) for title, _ in papers.values()), "all"]]
         for verdict in (*ledger.VERDICTS, NO_CHECK):
             numbers = [count[verdict] for count in counts.values()]
@@ -94,7 +106,9 @@ class Ledger(SphinxDirective):
         rows.append(["all", *map(str, totals), str(sum(totals))])
         return _table(rows, "ledger-summary")
 
-    def _paper(self, paper: str, title: str, claims: list[ledger.Claim], found: dict[str, list[Evidence]]) -> nodes.Node:
+    def _paper(
+        self, paper: str, title: str, claims: list[ledger.Claim], found: dict[str, list[Evidence]]
+    ) -> nodes.Node:
         section = nodes.section(ids=[f"ledger-{paper}"], names=[f"ledger-{paper}"], classes=["ledger-paper"])
         section += nodes.title(title, title)
         section += [self._claim(claim, found.get(claim.id, [])) for claim in claims]
@@ -102,7 +116,9 @@ class Ledger(SphinxDirective):
 
     def _claim(self, claim: ledger.Claim, evidence: list[Evidence]) -> nodes.Node:
         verdict = verdict_of(claim, evidence)
-        box = nodes.container(ids=[anchor(claim.id, "claim")], classes=["ledger-claim", css_class(verdict), f"paper-{claim.paper}"])
+        box = nodes.container(
+            ids=[anchor(claim.id, "claim")], classes=["ledger-claim", css_class(verdict), f"paper-{claim.paper}"]
+        )
         head = nodes.paragraph(classes=["claim-head"])
         for text, style in ((verdict, "claim-verdict"), (claim.id, "claim-id"), (claim.where, "claim-where")):
             head += [nodes.inline(text, text, classes=[style]), nodes.Text(" ")]
@@ -120,7 +136,10 @@ class Ledger(SphinxDirective):
         verdict, part = item.verdict, nodes.container(classes=["claim-evidence"])
         uri = self.env.app.builder.get_relative_uri(self.env.docname, item.document) + "#" + anchor(claim.id, "check")
         line = nodes.paragraph(classes=["claim-source"])
-        line += [nodes.Text("Checked on "), nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True)]
+        line += [
+            nodes.Text("Checked on "),
+            nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True),
+        ]
         part += [line, *([_text(verdict["note"], "claim-note")] if verdict["note"] else [])]
         rows = verdict["rows"]
         columns = [(key, heading) for key, heading in HEADINGS.items() if any(key in row for row in rows)]
@@ -139,20 +158,31 @@ class Versions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         path = Path(self.env.srcdir) / "constraints.txt"
         self.env.note_dependency(str(path))
-        pins = dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)) if path.is_file() else {}
+        pins = (
+            dict(re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+            if path.is_file()
+            else {}
+        )
         pins = {_canonical(name): version for name, version in pins.items()}
         wanted = " ".join(self.content).split()
         for name in wanted:
             if _canonical(name) not in pins:
                 _LOG.warning(f"{name}: constraints.txt does not pin it", location=self.get_location(), type="ledger")
-        return [_table([["package", "version"], *([name, pins.get(_canonical(name), "")] for name in wanted)], "versions")]
+        return [
+            _table([["package", "version"], *([name, pins.get(_canonical(name), "")] for name in wanted)], "versions")
+        ]
 
 
 def _text(text: str, style: str, lead: str = "") -> nodes.Node:
-    """A text of the ledger as a paragraph: plain words, and formulas between dollars, as `support.claims.box.math_html` reads them."""
+    """A text of the ledger as a paragraph: plain words, and formulas between dollars, as `support.claims.box.math_html`
+    reads them.
+    """
     paragraph = nodes.paragraph(classes=[style])
     paragraph += [nodes.strong(lead, lead), nodes.Text(" ")] if lead else []
-    paragraph += [nodes.math(piece, piece) if k % 2 else nodes.Text(piece) for k, piece in enumerate(re.split(r"\$([^$]+)\$", text))]
+    paragraph += [
+        nodes.math(piece, piece) if k % 2 else nodes.Text(piece)
+        for k, piece in enumerate(re.split(r"\$([^$]+)\$", text))
+    ]
     return paragraph
 
 
@@ -174,15 +204,23 @@ def _table(rows: list[list[str]], style: str) -> nodes.Node:
 
 
 def outdated(app: Sphinx, env, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """When a page came, changed or went, read again what shows other pages' results: the ledger, and prose with glued numbers."""
+    """When a page came, changed or went, read again what shows other pages' results: the ledger, and prose with glued
+    numbers.
+    """
     if not any(Path(env.doc2path(document)).suffix == ".ipynb" for document in added | changed | removed):
         return []
     known = [document for document in env.metadata if document in env.found_docs]
-    return [document for document in known if "ledger" in env.metadata[document] or "{glue" in Path(env.doc2path(document)).read_text(encoding="utf-8")]
+    return [
+        document
+        for document in known
+        if "ledger" in env.metadata[document] or "{glue" in Path(env.doc2path(document)).read_text(encoding="utf-8")
+    ]
 
 
 def without_thebe(app: Sphinx, config: Any) -> None:
-    """Take out jupyter-book's link to a service that runs cells elsewhere: it names a script on the network, and twice, which is an error in a browser."""
+    """Take out jupyter-book's link to a service that runs cells elsewhere: it names a script on the network, and twice,
+    which is an error in a browser.
+    """
     for listeners in app.events.listeners.values():
         listeners[:] = [listener for listener in listeners if getattr(listener.handler, "__name__", "") not in _THEBE]
 

@@ -1,4 +1,6 @@
-"""A page outside the book: its directives and roles, which only the book's builder reads, as Markdown that every reader of notebooks shows."""
+"""A page outside the book: its directives and roles, which only the book's builder reads, as Markdown that every reader
+of notebooks shows.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ _NUMBERED = re.compile(r"\$\$([^$]+?)\s*\$\$ *\(([\w-]+)\)")
 def markdown(text: str) -> str:
     """A Markdown cell without directives and roles.
 
-    A theorem or an exercise becomes a paragraph that begins with its bold name; a numbered equation carries its label, and references say the label that
-    the thing is known by. Citations are keys in brackets.
+    A theorem or an exercise becomes a paragraph that begins with its bold name; a numbered equation carries its label,
+    and references say the label that the thing is known by. Citations are keys in brackets.
     """
     text = _NUMBERED.sub(lambda found: f"$${found[1]}\n\\tag{{{found[2]}}}\n$$", _boxes(text + "\n"))
     return _ROLE.sub(_said, text).rstrip("\n")
@@ -51,7 +53,9 @@ def _said(found: re.Match) -> str:
 
 
 def captioned(notebook):
-    """A notebook with the figure captions, which stand in the metadata of cells, as Markdown below the figures, and all its Markdown plain; changes it."""
+    """A notebook with the figure captions, which stand in the metadata of cells, as Markdown below the figures, and all
+    its Markdown plain; changes it.
+    """
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -60,6 +64,10 @@ def captioned(notebook):
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             import nbformat
 
-            cells.append(nbformat.v4.new_markdown_cell(f"*{figure['name']}.* {markdown(figure['caption'])}", id=f"caption-{figure['name']}"[:64]))
+            cells.append(
+                nbformat.v4.new_markdown_cell(
+                    f"*{figure['name']}.* {markdown(figure['caption'])}", id=f"caption-{figure['name']}"[:64]
+                )
+            )
     notebook.cells = cells
     return notebook

@@ -1,7 +1,9 @@
-"""The parameters of a page: what its parameters cell says, and what a reader gives on the command line or in a file, checked against it.
+"""The parameters of a page: what its parameters cell says, and what a reader gives on the command line or in a file,
+checked against it.
 
-A page names its parameters in one cell tagged ``parameters``, made of plain assignments. Whatever a reader gives is checked here before any work starts,
-because papermill, which executes the page, only warns of a name that it does not know.
+A page names its parameters in one cell tagged ``parameters``, made of plain assignments. Whatever a reader gives is
+checked here before any work starts, because papermill, which executes the page, only warns of a name that it does not
+know.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from typing import Any
 
 from support import page
 from support.book import freshness
+from support.errors import Refused
 
 _MOST = 100_000  # points of a grid
 
 
-class InputError(ValueError):
-    """A request that cannot be carried out (no such notebook or folder, a malformed grid); the message names the value and the remedy."""
+class InputError(Refused):
+    """A request that cannot be carried out (no such notebook or folder, a malformed grid); the message names the value
+    and the remedy.
+    """
 
 
 def read_notebook(notebook: Path):
@@ -45,25 +50,39 @@ def read_notebook(notebook: Path):
 
 
 def defaults_of(notebook: Path, content=None) -> dict[str, Any]:
-    """Names and default values of a notebook's parameters cell. Raises InputError unless there is one such cell, of assignments ``name = literal`` alone."""
-    tagged = [cell.source for cell in (content or read_notebook(notebook)).cells if "parameters" in cell.metadata.get("tags", ())]
+    """Names and default values of a notebook's parameters cell. Raises InputError unless there is one such cell, of
+    assignments ``name = literal`` alone.
+    """
+    tagged = [
+        cell.source
+        for cell in (content or read_notebook(notebook)).cells
+        if "parameters" in cell.metadata.get("tags", ())
+    ]
     if len(tagged) != 1:
-        raise InputError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters': it needs one, of lines such as `b = 25  # batch size`")
+        raise InputError(
+            f"{notebook.name} has {len(tagged)} cells tagged 'parameters': it needs one, of lines such as `b = 25  # "
+            f"batch size`"
+        )
     found: dict[str, Any] = {}
     for statement in ast.parse(tagged[0]).body:
         try:
             if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
                 raise ValueError
-            (name,) = (target.id for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target]))
+            (name,) = (
+                target.id for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+            )
             found[name] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError):
             line = ast.unparse(statement).splitlines()[0]
-            raise InputError(f"{notebook.name}: `{line}` in the parameters cell is not `name = literal`: compute it in a later cell") from None
+            raise InputError(
+                f"{notebook.name}: `{line}` in the parameters cell is not `name = literal`: compute it in a later cell"
+            ) from None
     return found
 
 
 def named_set(notebook: Path, name: str) -> dict[str, Any]:
-    """The set ``name`` of a page, from ``parameters/<page>.yaml`` in the folder above the page's. The sets default and smoke, where left out, are empty.
+    """The set ``name`` of a page, from ``parameters/<page>.yaml`` in the folder above the page's. The sets default and
+    smoke, where left out, are empty.
 
     Raises InputError for a set that is not there, ParameterError for a file or a set that is no mapping.
     """
@@ -71,14 +90,20 @@ def named_set(notebook: Path, name: str) -> dict[str, Any]:
     sets = page.read_mapping(path) if path.is_file() else {}
     if name not in sets and name not in ("default", "smoke"):
         known = ", ".join(sets or ("default", "smoke"))
-        raise InputError(f"{name!r} is no set of parameters of page {notebook.stem!r}: give one of {known}, or a YAML or JSON file")
+        raise InputError(
+            f"{name!r} is no set of parameters of page {notebook.stem!r}: give one of {known}, or a YAML or JSON file"
+        )
     if not isinstance(found := sets.get(name) or {}, dict):
-        raise page.ParameterError(f"the set {name!r} in {str(path)!r} is no mapping: write lines such as `b: 25` below its name")
+        raise page.ParameterError(
+            f"the set {name!r} in {str(path)!r} is no mapping: write lines such as `b: 25` below its name"
+        )
     return found
 
 
 def value(text: str, default: Any = None) -> Any:
-    """The value that a text on the command line stands for: a Python or YAML scalar or list; the text itself where the default is a text."""
+    """The value that a text on the command line stands for: a Python or YAML scalar or list; the text itself where the
+    default is a text.
+    """
     import yaml
 
     try:
@@ -92,7 +117,9 @@ def value(text: str, default: Any = None) -> Any:
 
 
 def complete(notebook: Path, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a run: the given ones, checked, over the page's own. An int is widened where the page has a float. Raises ParameterError."""
+    """All parameters of a run: the given ones, checked, over the page's own. An int is widened where the page has a
+    float. Raises ParameterError.
+    """
     given = {name: _widen(item, defaults.get(name)) for name, item in given.items()}
     page.validate(notebook.stem, given, dict(defaults))
     return {**defaults, **given}
@@ -108,7 +135,8 @@ def _widen(item: Any, default: Any) -> Any:
 
 
 def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The points of a grid given as texts such as ``b=10,20,50`` and ``seed=1..5`` (both ends included), the last axis fastest.
+    """The points of a grid given as texts such as ``b=10,20,50`` and ``seed=1..5`` (both ends included), the last axis
+    fastest.
 
     Raises InputError for a malformed axis, an empty range, a value or a name given twice.
     """
@@ -119,7 +147,9 @@ def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any
         if not (name.isidentifier() and equals and texts.strip()):
             raise InputError(f"grid axis {axis!r} is malformed: write NAME=VALUE,VALUE or NAME=FIRST..LAST")
         if name in found:
-            raise InputError(f"grid axis {axis!r} names {name!r} a second time: give all its values at once, as {name}=1,2,3")
+            raise InputError(
+                f"grid axis {axis!r} names {name!r} a second time: give all its values at once, as {name}=1,2,3"
+            )
         # commas inside brackets or quotes belong to a value
         items = re.findall(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+|(?<=,)(?=,|$)|^(?=,)""", texts)
         if ",".join(items) != texts:
@@ -130,7 +160,9 @@ def grid(axes: Iterable[str], defaults: Mapping[str, Any]) -> list[dict[str, Any
     if not found:
         raise InputError("the grid is empty: give at least one axis, such as -p seed=1..5")
     if (points := math.prod(map(len, found.values()))) > _MOST:
-        raise InputError(f"the grid has {points:,} points: a grid takes up to {_MOST:,}, so give fewer values, or several grids")
+        raise InputError(
+            f"the grid has {points:,} points: a grid takes up to {_MOST:,}, so give fewer values, or several grids"
+        )
     return [dict(zip(found, point, strict=True)) for point in itertools.product(*found.values())]
 
 
@@ -140,14 +172,22 @@ def _axis_values(axis: str, text: str, default: Any) -> list:
         if first > last:
             raise InputError(f"range {text!r} of grid axis {axis!r} is empty: write the smaller end first")
         if last - first >= _MOST:
-            raise InputError(f"range {text!r} of grid axis {axis!r} has {last - first + 1:,} values: a grid takes up to {_MOST:,} points")
+            raise InputError(
+                f"range {text!r} of grid axis {axis!r} has {last - first + 1:,} values: a grid takes up to {_MOST:,} "
+                f"points"
+            )
         return list(range(first, last + 1))
     if not text or ".." in text:
-        raise InputError(f"grid axis {axis!r} has the malformed value {text!r}: write NAME=VALUE,VALUE or NAME=FIRST..LAST with whole numbers")
+        raise InputError(
+            f"grid axis {axis!r} has the malformed value {text!r}: write NAME=VALUE,VALUE or NAME=FIRST..LAST with "
+            f"whole numbers"
+        )
     return [value(text, default)]
 
 
-def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def given_parameters(
+    notebook: Path, file: str | None, pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Parameters from a YAML or JSON file (or a page's named set) and, over them, from ``name value`` pairs.
 
     Raises InputError for a file or set that is not there, ParameterError for one that is no mapping.
@@ -163,7 +203,9 @@ def given_parameters(notebook: Path, file: str | None, pairs: Iterable[tuple[str
 
 
 def file_name(stem: str, given: Mapping[str, Any]) -> str:
-    """The name of a result, such as ``page__b=10__seed=1``; values that a file name cannot hold are shortened and told apart by a digest."""
+    """The name of a result, such as ``page__b=10__seed=1``; values that a file name cannot hold are shortened and told
+    apart by a digest.
+    """
     plain = "".join(f"__{name}={item if isinstance(item, str) else json.dumps(item)}" for name, item in given.items())
     safe = re.sub(r"[^\w.=+-]+", "-", plain, flags=re.ASCII)[:120]  # a name's limit is in bytes
-    return stem + safe + ("" if safe == plain else "-" + keys.json_digest(dict(given))[:8])
+    return stem + safe + ("" if safe == plain else "-" + freshness.json_digest(dict(given))[:8])

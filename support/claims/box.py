@@ -28,7 +28,10 @@ def css_class(verdict: str) -> str:
 def math_html(text: str) -> str:
     """Escape text for HTML and mark its ``$…$`` as inline math for MathJax, in the book and in a lab."""
     pieces = [_html.escape(piece, quote=False) for piece in re.split(r"\$([^$]+)\$", text)]
-    return "".join(f'<span class="math notranslate nohighlight">\\({piece}\\)</span>' if k % 2 else piece for k, piece in enumerate(pieces))
+    return "".join(
+        f'<span class="math notranslate nohighlight">\\({piece}\\)</span>' if k % 2 else piece
+        for k, piece in enumerate(pieces)
+    )
 
 
 def _warning(verdict: Verdict) -> str:
@@ -45,7 +48,9 @@ def html(verdict: Verdict) -> str:
     amber, link = "" if verdict.agrees else " claim-amber", f"{_LEDGER}#{anchor(claim.id, 'claim')}"
     heading = "What is true" if verdict.verdict != "confirmed" else "More exactly"
     heading += "" if verdict.default else ", with the book's parameters"
-    body = "".join("<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows
+    )
     parts = [
         f'<div class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}">',
         f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> <a class="claim-id" href="{link}">{claim.id}</a> '

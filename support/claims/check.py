@@ -1,9 +1,10 @@
 """`check`: a claim's verdict, computed from numbers.
 
-A claim is a relation between a measured quantity and a printed value. The verdict follows from two answers, *does the printed statement hold?* and
-*does the corrected one?*: ``confirmed`` if the printed one holds; ``corrected`` if it fails and the corrected one holds; ``refuted`` if it fails and there
-is none.
-A finding of an experiment (kind "empirical" in the ledger) that fails, or that the interval leaves open, is ``not reproduced``.
+A claim is a relation between a measured quantity and a printed value. The verdict follows from two answers, *does the
+printed statement hold?* and *does the corrected one?*: ``confirmed`` if the printed one holds; ``corrected`` if it
+fails and the corrected one holds; ``refuted`` if it fails and there is none.
+A finding of an experiment (kind "empirical" in the ledger) that fails, or that the interval leaves open, is
+``not reproduced``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from support import page
 from support.claims import ledger
+from support.errors import Refused
 
 _RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 MIME = "application/vnd.support.claim+json"
@@ -29,7 +31,9 @@ class VerdictMismatch(AssertionError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A computed verdict with its evidence; `agrees` says whether the ledger expects it (True too where the ledger expects nothing yet)."""
+    """A computed verdict with its evidence; `agrees` says whether the ledger expects it (True too where the ledger
+    expects nothing yet).
+    """
 
     claim: ledger.Claim
     verdict: str
@@ -44,7 +48,14 @@ class Verdict:
 
     def as_json(self) -> dict:
         """What travels in the cell's output, from which the ledger page is collected."""
-        return {"id": self.claim.id, "verdict": self.verdict, "relation": self.relation, "rows": list(self.rows), "note": self.note, "default": self.default}
+        return {
+            "id": self.claim.id,
+            "verdict": self.verdict,
+            "relation": self.relation,
+            "rows": list(self.rows),
+            "note": self.note,
+            "default": self.default,
+        }
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from support.claims import box
@@ -52,29 +63,64 @@ class Verdict:
         return {"text/plain": box.text(self), "text/html": box.html(self), MIME: self.as_json()}
 
 
-def check(claim_id: str, *, measured, printed, true=None, interval=None, relation: str = "==", rtol: float = 1e-9, atol: float = 1e-12, note: str = "") -> None:
+def check(
+    claim_id: str,
+    *,
+    measured,
+    printed,
+    true=None,
+    interval=None,
+    relation: str = "==",
+    rtol: float = 1e-9,
+    atol: float = 1e-12,
+    note: str = "",
+) -> None:
     """Compute the verdict on a claim, show it as a box, and stop the page if it contradicts the ledger.
 
-    measured: what the page computed. A number (int, Fraction, float, bool), an array, or a dict of named cases of these.
-    printed: what the paper's statement gives for the same quantity, of the same shape.   true: what the corrected statement gives, if there is one.
-    interval: (low, high) for a sampled quantity, or a dict of such pairs; its level and seed belong into `note`.
-    relation: how a right statement stands to its measurement, ``measured RELATION printed``, one of ==, <=, >=, <, >.
-    rtol, atol: tolerance for floats without interval; integers, Fractions and booleans are compared exactly among each other.
-    note: one line saying what was computed.
+    measured: what the page computed. A number (int, Fraction, float, bool), an array, or a dict of named cases of
+    these.
+    printed: what the paper's statement gives for the same quantity, of the same shape.   true: what the corrected
+    statement gives, if there is one. interval: (low, high) for a sampled quantity, or a dict of such pairs; its level
+    and seed belong into `note`. relation: how a right statement stands to its measurement,
+    ``measured RELATION printed``, one of ==, <=, >=, <, >. rtol, atol: tolerance for floats without interval; integers,
+    Fractions and booleans are compared exactly among each other. note: one line saying what was computed.
 
-    Raises KeyError for an unknown id, ValueError where the claim's verdict is a written one, where there is nothing to compare, a number is none (nan), shapes
-    differ, or an interval is upside down or too wide to decide; VerdictMismatch if the verdict contradicts the ledger and the page
-    runs with the book's parameters (with others the box turns amber).
+    Raises KeyError for an unknown id, ValueError where the claim's verdict is a written one, where there is nothing to
+    compare, a number is none (nan), shapes differ, or an interval is upside down or too wide to decide; VerdictMismatch
+    if the verdict contradicts the ledger and the page runs with the book's parameters (with others the box turns
+    amber).
     """
-    verdict = judge(claim_id, measured=measured, printed=printed, true=true, interval=interval, relation=relation, rtol=rtol, atol=atol, note=note)
+    verdict = judge(
+        claim_id,
+        measured=measured,
+        printed=printed,
+        true=true,
+        interval=interval,
+        relation=relation,
+        rtol=rtol,
+        atol=atol,
+        note=note,
+    )
     _show(verdict)
     if verdict.default and not verdict.agrees:
         expected = verdict.claim.expected
-        raise VerdictMismatch(f"{claim_id}: the numbers say {verdict.verdict!r}, the ledger expects {expected!r}; correct the page or the entry, and say why")
+        raise VerdictMismatch(
+            f"{claim_id}: the numbers say {verdict.verdict!r}, the ledger expects {expected!r}; correct the page or "
+            f"the entry, and say why"
+        )
 
 
 def judge(
-    claim_id: str, *, measured, printed, true=None, interval=None, relation: str = "==", rtol: float = 1e-9, atol: float = 1e-12, note: str = ""
+    claim_id: str,
+    *,
+    measured,
+    printed,
+    true=None,
+    interval=None,
+    relation: str = "==",
+    rtol: float = 1e-9,
+    atol: float = 1e-12,
+    note: str = "",
 ) -> Verdict:
     """The verdict that `check` shows, without showing it."""
     claims = ledger.load()
@@ -83,9 +129,12 @@ def judge(
     claim = claims[claim_id]
     page.used("claims", claim_id)
     if claim.expected in ledger.WRITTEN:
-        raise ValueError(f"{claim_id} is {claim.expected!r} in the ledger, a verdict that is written with a reason: remove the reason there, or the check here")
+        raise Refused(
+            f"{claim_id} is {claim.expected!r} in the ledger, a verdict that is written with a reason: remove the "
+            f"reason there, or the check here"
+        )
     if relation != "==" and relation not in _RELATIONS:
-        raise ValueError(f"relation = {relation!r} is unknown: choose from ==, {', '.join(_RELATIONS)}")
+        raise Refused(f"relation = {relation!r} is unknown: choose from ==, {', '.join(_RELATIONS)}")
     cases = _cases(measured, printed, true, interval)
 
     def all_hold(stated):
@@ -93,7 +142,12 @@ def judge(
 
     verdict = _verdict(claim, all_hold("printed"), all_hold("true") if true is not None else False)
     rows = tuple(
-        {key: _show_value(value, case["printed"] if key == "measured" else None) for key, value in case.items() if value is not None} for case in cases
+        {
+            key: _show_value(value, case["printed"] if key == "measured" else None)
+            for key, value in case.items()
+            if value is not None
+        }
+        for case in cases
     )
     return Verdict(claim, verdict, relation, rows, note, page.current.default)
 
@@ -103,36 +157,50 @@ def _cases(measured, printed, true, interval) -> list[dict[str, Any]]:
     if not isinstance(measured, Mapping):
         return [{"case": None, "measured": measured, "printed": printed, "true": true, "interval": interval}]
     if not measured:
-        raise ValueError("measured names no case: a verdict needs numbers")
+        raise Refused("measured names no case: a verdict needs numbers")
     for name, given in (("printed", printed), ("true", true), ("interval", interval)):
         if given is not None and (not isinstance(given, Mapping) or set(given) != set(measured)):
-            raise ValueError(f"{name} must name the same cases as measured: {', '.join(map(str, measured))}")
-    return [{"case": str(k), "measured": m, "printed": printed[k], "true": true and true[k], "interval": interval and interval[k]} for k, m in measured.items()]
+            raise Refused(f"{name} must name the same cases as measured: {', '.join(map(str, measured))}")
+    return [
+        {
+            "case": str(k),
+            "measured": m,
+            "printed": printed[k],
+            "true": true and true[k],
+            "interval": interval and interval[k],
+        }
+        for k, m in measured.items()
+    ]
 
 
 def _exact(array: np.ndarray) -> bool:
     """Whether an array holds integers, Fractions or booleans alone."""
-    return array.dtype.kind in "biu" or (array.dtype == object and all(isinstance(x, (int, np.bool_, np.integer, Fraction)) for x in array.flat))
+    return array.dtype.kind in "biu" or (
+        array.dtype == object and all(isinstance(x, (int, np.bool_, np.integer, Fraction)) for x in array.flat)
+    )
 
 
 def _holds(measured, stated, interval, relation, rtol, atol) -> bool | None:
     """Whether ``measured RELATION stated``; None if the interval leaves it open."""
     m, s = np.asarray(measured), np.asarray(stated)
     if m.shape != s.shape and s.shape != ():
-        raise ValueError(f"measured has shape {m.shape}, the stated value {s.shape}: give both the same shape")
+        raise Refused(f"measured has shape {m.shape}, the stated value {s.shape}: give both the same shape")
     if m.size == 0:
-        raise ValueError(f"measured = {measured!r} is empty: a verdict needs numbers")
+        raise Refused(f"measured = {measured!r} is empty: a verdict needs numbers")
     exact = _exact(m) and _exact(s)
     if not exact and not np.all(np.isfinite(m.astype(float))):
-        raise ValueError(f"measured = {measured!r} is not finite: a verdict needs numbers")
+        raise Refused(f"measured = {measured!r} is not finite: a verdict needs numbers")
     if not exact and np.isnan(s.astype(float)).any():
-        raise ValueError(f"the stated value {stated!r} is not a number: a verdict needs numbers")
+        raise Refused(f"the stated value {stated!r} is not a number: a verdict needs numbers")
     if interval is not None:
         low, high = interval
         if not np.all(np.asarray(low) <= np.asarray(high)):
-            raise ValueError(f"interval = {interval!r} is none: give (low, high) with low ≤ high")
+            raise Refused(f"interval = {interval!r} is none: give (low, high) with low ≤ high")
         if not np.all((np.asarray(low) <= m) & (m <= np.asarray(high))):
-            raise ValueError(f"measured = {measured!r} lies outside its interval {interval!r}: give the interval of what was measured")
+            raise Refused(
+                f"measured = {measured!r} lies outside its interval {interval!r}: give the interval of what was "
+                f"measured"
+            )
         if relation == "==":
             return bool(np.all((low <= s) & (s <= high)))
         surely = _RELATIONS[relation](high if relation[0] == "<" else low, s)
@@ -146,7 +214,9 @@ def _holds(measured, stated, interval, relation, rtol, atol) -> bool | None:
     if relation == "==":
         return bool(np.all(np.abs(difference) <= slack))
     # an inequality between floats is read generously by rounding, a strict one strictly
-    edge = {"<=": difference <= slack, ">=": difference >= -slack, "<": difference < -slack, ">": difference > slack}[relation]
+    edge = {"<=": difference <= slack, ">=": difference >= -slack, "<": difference < -slack, ">": difference > slack}[
+        relation
+    ]
     return bool(np.all(edge))
 
 
@@ -161,12 +231,14 @@ def _verdict(claim: ledger.Claim, printed: bool | None, true: bool | None) -> st
     if claim.kind == "empirical":
         return "corrected" if true and printed is False else "not reproduced"
     if printed is None or (true is None):
-        raise ValueError(f"{claim.id}: the interval is too wide to decide: sample more, or compute exactly")
+        raise Refused(f"{claim.id}: the interval is too wide to decide: sample more, or compute exactly")
     return "corrected" if true else "refuted"
 
 
 def _show_value(value, against=None) -> str:
-    """A number as a reader wants it: fractions as they are, floats to four digits, arrays by their shape and their distance from the printed one."""
+    """A number as a reader wants it: fractions as they are, floats to four digits, arrays by their shape and their
+    distance from the printed one.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, (bool, np.bool_)):
@@ -185,7 +257,11 @@ def _show_value(value, against=None) -> str:
         largest = max(abs(x) for x in array.ravel())
         return f"{shape}, largest entry {_show_value(largest)}"
     distance = max(abs(x) for x in np.ravel(array - np.asarray(against)))
-    return f"{shape}, equal to the printed one" if distance == 0 else f"{shape}, at most {_show_value(distance)} from the printed one"
+    return (
+        f"{shape}, equal to the printed one"
+        if distance == 0
+        else f"{shape}, at most {_show_value(distance)} from the printed one"
+    )
 
 
 def _show(verdict: Verdict) -> None:

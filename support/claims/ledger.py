@@ -1,7 +1,8 @@
 """The ledger: every claim of the papers, one YAML file a paper.
 
-An entry says what is printed, in our words, and, once it is known, which verdict a computation must reach (``expected``) and what is true instead (``truth``).
-Two verdicts are written here with a reason, not computed: ``noted`` and ``not testable here``. An entry without ``expected`` waits for its first run.
+An entry says what is printed, in our words, and, once it is known, which verdict a computation must reach
+(``expected``) and what is true instead (``truth``). Two verdicts are written here with a reason, not computed:
+``noted`` and ``not testable here``. An entry without ``expected`` waits for its first run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
+from support.errors import Refused
+
 COMPUTED = ("confirmed", "corrected", "refuted", "not reproduced")
 WRITTEN = ("noted", "not testable here")
 VERDICTS = COMPUTED + WRITTEN
@@ -17,7 +20,7 @@ KINDS = ("mathematical", "empirical", "convention")
 PAPERS = ("wu", "zhu", "wen", "ziyin")
 
 
-class LedgerError(ValueError):
+class LedgerError(Refused):
     """An entry of the ledger that breaks its rules; the message names file, id and field."""
 
 
@@ -57,7 +60,9 @@ def read(path: Path) -> tuple[str, list[Claim]]:
     claims, seen = [], set()
     for entry in content["claims"]:
         if unknown := set(entry) - names:
-            raise LedgerError(f"{path.name}, {entry.get('id', 'an entry without id')}: unknown field {', '.join(sorted(unknown))}")
+            raise LedgerError(
+                f"{path.name}, {entry.get('id', 'an entry without id')}: unknown field {', '.join(sorted(unknown))}"
+            )
         claim = Claim(paper=content["paper"], **entry)
         if claim.id in seen:
             raise LedgerError(f"{path.name}, {claim.id}: entered twice")

@@ -1,14 +1,18 @@
-r"""Climbing out of a quadratic minimum, exactly: the Ornstein-Uhlenbeck process of Zhu et al. (2019), Section 3.1, and the noisy descent it stands for.
+r"""Climbing out of a quadratic minimum, exactly: the Ornstein-Uhlenbeck process of Zhu et al. (2019), Section 3.1, and
+the noisy descent it stands for.
 
-The loss is ``L(θ) = ½ θᵀHθ`` with any symmetric H: singular, indefinite, not commuting with the noise. The process starts at θ = 0,
+The loss is ``L(θ) = ½ θᵀHθ`` with any symmetric H: singular, indefinite, not commuting with the noise. The process
+starts at θ = 0,
 
     dθ = −Hθ dt + Q^{1/2} dW,    Q = ηC,
 
-with C the covariance of the gradient noise of one step and η the learning rate; Q is what the paper's Eq. (12) calls Σ. Time t is η times the number of steps.
-In H's eigenbasis every expected loss is a sum over the directions, and needs only the curvatures h_i and the noise ``q_i = u_iᵀ Q u_i`` along them.
+with C the covariance of the gradient noise of one step and η the learning rate; Q is what the paper's Eq. (12) calls Σ.
+Time t is η times the number of steps. In H's eigenbasis every expected loss is a sum over the directions, and needs
+only the curvatures h_i and the noise ``q_i = u_iᵀ Q u_i`` along them.
 
-Matrices are given as arrays of shape (d, d), or (d,) for a diagonal one: for a network, pass curvatures and noise along the eigenvectors. What a dense
-decomposition cannot tell from zero (d·ε relative to the largest value, ε the float64 precision) counts as zero; a diagonal matrix is taken as given.
+Matrices are given as arrays of shape (d, d), or (d,) for a diagonal one: for a network, pass curvatures and noise along
+the eigenvectors. What a dense decomposition cannot tell from zero (d·ε relative to the largest value, ε the float64
+precision) counts as zero; a diagonal matrix is taken as given.
 """
 
 from __future__ import annotations
@@ -17,16 +21,20 @@ import math
 
 import numpy as np
 
+from support.errors import Refused
+
 DENSE_LIMIT = 10_000
 _TAYLOR = np.array([0.0, 0.0, *((-1.0) ** k / math.factorial(k) for k in range(2, 18))])
 
 
 class OrnsteinUhlenbeck:
-    """The process ``dθ = −Hθ dt + Q^{1/2} dW`` from θ = 0, its expected loss ``E L(θ_t) − L(θ_0)`` with ``L = ½ θᵀHθ``, and its covariance.
+    """The process ``dθ = −Hθ dt + Q^{1/2} dW`` from θ = 0, its expected loss ``E L(θ_t) − L(θ_0)`` with ``L = ½ θᵀHθ``,
+    and its covariance.
 
-    hessian: H, symmetric; noise: Q = ηC, symmetric positive semi-definite (Zhu et al., Eq. 12: Σ); each of shape (d, d), or (d,) if diagonal.
-    Attributes: ``curvature``, the h_i in H's eigenbasis (falling for a dense H, as given for a diagonal one); ``along``, the noise q_i in these directions.
-    Raises ValueError for matrices of another shape, not finite or not symmetric, noise that is not positive semi-definite, and a dense d above 10,000.
+    hessian: H, symmetric; noise: Q = ηC, symmetric positive semi-definite (Zhu et al., Eq. 12: Σ); each of shape (d,
+    d), or (d,) if diagonal. Attributes: ``curvature``, the h_i in H's eigenbasis (falling for a dense H, as given for a
+    diagonal one); ``along``, the noise q_i in these directions. Raises ValueError for matrices of another shape, not
+    finite or not symmetric, noise that is not positive semi-definite, and a dense d above 10,000.
     """
 
     def __init__(self, hessian, noise):
@@ -36,29 +44,36 @@ class OrnsteinUhlenbeck:
     def efficiency(self, t):
         """Escaping efficiency ``¼ Tr((I − e^{−2Ht}) Q)`` (Zhu et al., Eq. 13), exact for every symmetric H.
 
-        t: a time ≥ 0 or an array of times; infinity gives the limit, ``¼ Tr(P Q)`` with P the projector on the range of H if H ⪰ 0. A negative curvature that
-        receives noise makes the loss fall without end: −inf where the value leaves float64, and in the limit. Raises ValueError for t < 0 or nan.
+        t: a time ≥ 0 or an array of times; infinity gives the limit, ``¼ Tr(P Q)`` with P the projector on the range of
+        H if H ⪰ 0. A negative curvature that receives noise makes the loss fall without end: −inf where the value
+        leaves float64, and in the limit. Raises ValueError for t < 0 or nan.
         """
         with np.errstate(over="ignore"):
             return _sum(self.along, -np.expm1(-self._exponent(t))) / 4
 
     def linear(self, t):
-        """Its short-time form ``(t/2) Tr(HQ)`` (Zhu et al., Eq. 13, the approximation). At infinite t the sign of the trace decides."""
+        """Its short-time form ``(t/2) Tr(HQ)`` (Zhu et al., Eq. 13, the approximation). At infinite t the sign of the
+        trace decides.
+        """
         t, indicator = _times(t), self.curvature @ self.along
         return t * indicator / 2 if indicator else np.zeros_like(t)[()]
 
     def ito(self, t):
-        """The two integrals of Zhu et al., Eq. (11): ``(−∫₀ᵗ E|∇L|² ds, ½ ∫₀ᵗ Tr(HQ) ds)``, the descent and the lift; they sum to the efficiency.
+        """The two integrals of Zhu et al., Eq. (11): ``(−∫₀ᵗ E|∇L|² ds, ½ ∫₀ᵗ Tr(HQ) ds)``, the descent and the lift;
+        they sum to the efficiency.
 
-        The lift is the linear form; the descent, ``−¼ Σ q_i (2h_i t − (1 − e^{−2h_i t}))``, is what the linear form leaves out. Each keeps full relative
-        precision at every t; their sum would cancel at large t: `efficiency` computes it directly.
+        The lift is the linear form; the descent, ``−¼ Σ q_i (2h_i t − (1 − e^{−2h_i t}))``, is what the linear form
+        leaves out. Each keeps full relative precision at every t; their sum would cancel at large t: `efficiency`
+        computes it directly.
         """
         return -_sum(self.along, _convex(self._exponent(t))) / 4, self.linear(t)
 
     def excess(self, t):
-        """By how much the linear form overstates the efficiency, relative to the latter: ``linear/efficiency − 1``, without cancellation at small t.
+        """By how much the linear form overstates the efficiency, relative to the latter: ``linear/efficiency − 1``,
+        without cancellation at small t.
 
-        0 where both are 0; −1 where the efficiency is −inf; infinite where the efficiency vanishes and the linear form does not.
+        0 where both are 0; −1 where the efficiency is −inf; infinite where the efficiency vanishes and the linear form
+        does not.
         """
         descent, _ = self.ito(t)
         exact = self.efficiency(t)
@@ -66,10 +81,11 @@ class OrnsteinUhlenbeck:
             return np.where(np.isinf(exact), -1.0, np.where(descent == 0, 0.0, -descent / exact))[()]
 
     def covariance(self, t: float) -> np.ndarray:
-        """``E θ_t θ_tᵀ = ∫₀ᵗ e^{−Hs} Q e^{−Hs} ds``, shape (d, d); (d,), its diagonal, if H and Q were given as diagonals.
+        """``E θ_t θ_tᵀ = ∫₀ᵗ e^{−Hs} Q e^{−Hs} ds``, shape (d, d); (d,), its diagonal, if H and Q were given as
+        diagonals.
 
-        t: one time ≥ 0; infinity gives the stationary covariance. Raises ValueError for t < 0 or nan, OverflowError where an entry is infinite (a curvature ≤ 0
-        that receives noise, in the limit) or leaves float64.
+        t: one time ≥ 0; infinity gives the stationary covariance. Raises ValueError for t < 0 or nan, OverflowError
+        where an entry is infinite (a curvature ≤ 0 that receives noise, in the limit) or leaves float64.
         """
         t = float(_times(t))
         diagonal = self._noise.ndim == 1
@@ -79,7 +95,10 @@ class OrnsteinUhlenbeck:
             moment = np.where(self._noise == 0, 0.0, self._noise * grown)
         if not np.isfinite(moment).all():
             lowest = float(self.curvature.min())
-            raise OverflowError(f"the covariance at t = {t:g} is infinite or leaves float64: the lowest curvature is {lowest:.3g}; choose a smaller t")
+            raise OverflowError(
+                f"the covariance at t = {t:g} is infinite or leaves float64: the lowest curvature is {lowest:.3g}; "
+                f"choose a smaller t"
+            )
         return moment if self._basis is None else self._basis @ moment @ self._basis.T
 
     def _exponent(self, t) -> np.ndarray:
@@ -90,19 +109,22 @@ class OrnsteinUhlenbeck:
 
 
 def discrete_efficiency(hessian, covariance, lr: float, steps):
-    """Exact ``E L(θ_k) − L(θ_0)`` of ``θ ← θ − η(Hθ − ε)``, ``ε`` of mean 0 and covariance C, from θ = 0: Zhu et al., Eq. (7), in the loss ``½ θᵀHθ``.
+    """Exact ``E L(θ_k) − L(θ_0)`` of ``θ ← θ − η(Hθ − ε)``, ``ε`` of mean 0 and covariance C, from θ = 0: Zhu et al.,
+    Eq. (7), in the loss ``½ θᵀHθ``.
 
-    ``(η/2) Tr((I − (I − ηH)^{2k}) (2I − ηH)^{-1} C)``, read by continuity where ηh = 2 (the loss then rises by ``η²hc/2`` a step for ever) and 0 where h = 0.
+    ``(η/2) Tr((I − (I − ηH)^{2k}) (2I − ηH)^{-1} C)``, read by continuity where ηh = 2 (the loss then rises by
+    ``η²hc/2`` a step for ever) and 0 where h = 0.
 
-    hessian, covariance: H and C (without η), of shape (d, d), or (d,) if diagonal; lr: η > 0; steps: k, a whole number ≥ 0 or an array of them; infinity gives
-    the limit. Above ηh = 2 the loss grows without end, below h = 0 it falls: ±inf where it leaves float64. Raises ValueError for bad matrices (as
-    `OrnsteinUhlenbeck`), an lr that is not positive and finite, or steps that are negative or no whole number; OverflowError where +inf and −inf meet.
+    hessian, covariance: H and C (without η), of shape (d, d), or (d,) if diagonal; lr: η > 0; steps: k, a whole number
+    ≥ 0 or an array of them; infinity gives the limit. Above ηh = 2 the loss grows without end, below h = 0 it falls:
+    ±inf where it leaves float64. Raises ValueError for bad matrices (as `OrnsteinUhlenbeck`), an lr that is not
+    positive and finite, or steps that are negative or no whole number; OverflowError where +inf and −inf meet.
     """
     if not 0 < lr < math.inf:
-        raise ValueError(f"lr = {lr!r} is no learning rate: give a positive, finite number")
+        raise Refused(f"lr = {lr!r} is no learning rate: give a positive, finite number")
     k = np.asarray(steps, dtype=float)
     if not ((k >= 0) & ((k == np.floor(k)) | np.isinf(k))).all():
-        raise ValueError(f"steps = {steps!r}: give whole numbers of steps ≥ 0")
+        raise Refused(f"steps = {steps!r}: give whole numbers of steps ≥ 0")
     h, basis, noise = _decompose(hessian, covariance, "covariance")
     a = lr * h
     # the sum of (1 − a)^{2j} over j < k is (1 − (1 − u)^k)/u with u = a(2 − a), which is formed without cancellation
@@ -112,18 +134,25 @@ def discrete_efficiency(hessian, covariance, lr: float, steps):
         summed = np.where(u == 0, k, shrunk / np.where(u == 0, 1.0, u))
         value = _sum(_along(noise, basis), np.where(h == 0, 0.0, h * summed)) * lr**2 / 2
     if np.isnan(value).any():
-        raise OverflowError("the loss leaves float64 upwards (ηh > 2) and downwards (h < 0) at once: choose fewer steps or a smaller lr")
+        raise OverflowError(
+            "the loss leaves float64 upwards (ηh > 2) and downwards (h < 0) at once: choose fewer steps or a smaller lr"
+        )
     return value
 
 
 def _decompose(hessian, noise, name: str = "noise"):
-    """Curvatures, eigenbasis (None: the coordinate axes), and the noise in that basis; what dense rounding cannot tell from zero is zero."""
+    """Curvatures, eigenbasis (None: the coordinate axes), and the noise in that basis; what dense rounding cannot tell
+    from zero is zero.
+    """
     hessian, noise = _symmetric(hessian, "hessian"), _symmetric(noise, name)
     if len(hessian) != len(noise):
-        raise ValueError(f"hessian has shape {hessian.shape}, {name} {noise.shape}: give matrices of the same size")
+        raise Refused(f"hessian has shape {hessian.shape}, {name} {noise.shape}: give matrices of the same size")
     lowest = noise.min() if noise.ndim == 1 else np.linalg.eigvalsh(noise)[0]
     if lowest < -1e-9 * np.abs(noise).max():
-        raise ValueError(f"{name} has the negative eigenvalue {lowest:.3g}: a covariance is positive semi-definite; drop its negative part")
+        raise Refused(
+            f"{name} has the negative eigenvalue {lowest:.3g}: a covariance is positive semi-definite; drop its "
+            f"negative part"
+        )
     if hessian.ndim == 1:
         return hessian, None, np.maximum(noise, 0.0) if noise.ndim == 1 else noise
     values, vectors = np.linalg.eigh(hessian)
@@ -135,15 +164,21 @@ def _decompose(hessian, noise, name: str = "noise"):
 def _symmetric(matrix, name: str) -> np.ndarray:
     matrix = np.asarray(matrix, dtype=float)
     if matrix.ndim not in (1, 2) or matrix.size == 0 or (matrix.ndim == 2 and matrix.shape[0] != matrix.shape[1]):
-        raise ValueError(f"{name} has shape {matrix.shape}: give (d, d), or (d,) for a diagonal matrix")
+        raise Refused(f"{name} has shape {matrix.shape}: give (d, d), or (d,) for a diagonal matrix")
     if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(matrix)).sum())} entries that are not finite: clean it first")
+        raise Refused(f"{name} has {int((~np.isfinite(matrix)).sum())} entries that are not finite: clean it first")
     if matrix.ndim == 1:
         return matrix
     if len(matrix) > DENSE_LIMIT:
-        raise ValueError(f"{name} is dense with d = {len(matrix)} > {DENSE_LIMIT}: give curvatures and noise along H's eigenvectors, two arrays of shape (d,)")
+        raise Refused(
+            f"{name} is dense with d = {len(matrix)} > {DENSE_LIMIT}: give curvatures and noise along H's "
+            f"eigenvectors, two arrays of shape (d,)"
+        )
     if (gap := np.abs(matrix - matrix.T).max()) > 1e-9 * np.abs(matrix).max():
-        raise ValueError(f"{name} is not symmetric, entries differ from their mirror image by up to {gap:.3g}: pass (A + A.T) / 2 if that is rounding")
+        raise Refused(
+            f"{name} is not symmetric, entries differ from their mirror image by up to {gap:.3g}: pass (A + A.T) / 2 "
+            f"if that is rounding"
+        )
     return (matrix + matrix.T) / 2
 
 
@@ -159,7 +194,7 @@ def _along(noise: np.ndarray, basis) -> np.ndarray:
 def _times(t) -> np.ndarray:
     t = np.asarray(t, dtype=float)
     if not (t >= 0).all():
-        raise ValueError(f"t = {np.min(t):g} is no time: give t ≥ 0")
+        raise Refused(f"t = {np.min(t):g} is no time: give t ≥ 0")
     return t
 
 

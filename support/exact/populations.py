@@ -1,8 +1,11 @@
-r"""Populations: laws of (x, y) for least squares, as far as the second moments of SGD see them, by their exact moments up to the fourth.
+r"""Populations: laws of (x, y) for least squares, as far as the second moments of SGD see them, by their exact moments
+up to the fourth.
 
-Finitely many atoms (in rationals if wanted; a training set is one) or Gaussian inputs, whose fourth moments Isserlis' formula gives. The second moment of the
-inputs is ``Σ = E xxᵀ``, the minimiser of ``½ E (xᵀθ − y)²`` is ``θ* = Σ⁺ E yx``, its residual ``ε = y − xᵀθ*``. Directions without data are left out of every
-constant, so that a singular Σ means its pseudo-inverse and its rank. Source: Wu et al. (2020), Section 3, whose assumptions (A1)-(A3) are computed here.
+Finitely many atoms (in rationals if wanted; a training set is one) or Gaussian inputs, whose fourth moments Isserlis'
+formula gives. The second moment of the inputs is ``Σ = E xxᵀ``, the minimiser of ``½ E (xᵀθ − y)²`` is
+``θ* = Σ⁺ E yx``, its residual ``ε = y − xᵀθ*``. Directions without data are left out of every constant, so that a
+singular Σ means its pseudo-inverse and its rank. Source: Wu et al. (2020), Section 3, whose assumptions (A1)-(A3) are
+computed here.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from support.errors import Refused
+
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates in which the recursion runs. Second moments are d x d matrices; for Gaussian x the vector of their diagonals in the eigenbasis of Σ.
+    """Coordinates in which the recursion runs. Second moments are d x d matrices; for Gaussian x the vector of their
+    diagonals in the eigenbasis of Σ.
 
     left(A) = ΣA;  outer(v) = vvᵀ;  keep(A): the diagonal of a moment, where Σ is diagonal, else all of it;
     spread(M, m) = E (xᵀMx − 2ε xᵀm) xxᵀ, the second term left out without m;  noise = E ε²xxᵀ;  identity;
@@ -47,14 +53,16 @@ class Frame:
         if self.sums is None:
             return lambda moment: moment - lr * (left(moment) + left(moment).T) + lr * lr * q * left(left(moment).T)
         factor = 1 - lr * self.sums + lr * lr * q * left(left(np.ones_like(self.sums)).T)
-        return lambda moment: factor * moment  # a bound factor.__mul__ may write its result into factor, which numpy takes for a temporary
+        return lambda moment: (
+            factor * moment
+        )  # a bound factor.__mul__ may write its result into factor, which numpy takes for a temporary
 
 
 class Population:
     """A law of (x, y): what `FinitePopulation` and `GaussianPopulation` share.
 
-    second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  fourth(A): E xxᵀAxxᵀ for symmetric A, (d, d).
-    third(m): E ε(xᵀm)xxᵀ, (d, d).  frame: the coordinates of the recursion.
+    second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  fourth(A): E
+    xxᵀAxxᵀ for symmetric A, (d, d). third(m): E ε(xᵀm)xxᵀ, (d, d).  frame: the coordinates of the recursion.
     """
 
     exact = False
@@ -67,7 +75,7 @@ class Population:
         """Positive eigenvalues of Σ and their eigenvectors, (r,) and (d, r): the directions that have data."""
         values, axes = np.linalg.eigh(self.second_moment.astype(float))
         if not values[-1] > 0:
-            raise ValueError("all inputs are zero: there is no direction in which anything could be learnt")
+            raise Refused("all inputs are zero: there is no direction in which anything could be learnt")
         seen = values > values[-1] * len(values) * np.finfo(float).eps
         return values[seen], axes[:, seen]
 
@@ -99,7 +107,9 @@ class Population:
 
     @cached_property
     def well_specified(self) -> bool:
-        """Whether all ``E ε x_i x_j x_k`` vanish (to rounding), so that the errors of bias and noise add up. Asked of one random direction: linear in it."""
+        """Whether all ``E ε x_i x_j x_k`` vanish (to rounding), so that the errors of bias and noise add up. Asked of
+        one random direction: linear in it.
+        """
         m = np.random.default_rng(0).standard_normal(len(self.optimum))
         scale = math.sqrt(self.variance * np.trace(self.fourth(np.outer(m, m)).astype(float)))
         return bool(np.abs(self.third(m).astype(float)).max() <= 1e-9 * max(scale, 1e-300))
@@ -107,9 +117,12 @@ class Population:
     def error_of(self, theta) -> np.ndarray:
         """δ = θ − θ* without its part in directions that have no data, (d,). Raises ValueError for another shape."""
         if np.shape(theta) != self.optimum.shape:
-            raise ValueError(f"theta has shape {np.shape(theta)}, the population's x has {len(self.optimum)} entries: give theta of shape {self.optimum.shape}")
+            raise Refused(
+                f"theta has shape {np.shape(theta)}, the population's x has {len(self.optimum)} entries: give theta "
+                f"of shape {self.optimum.shape}"
+            )
         if not np.isfinite(np.asarray(theta, dtype=float)).all():
-            raise ValueError(f"theta = {theta} is not finite: give finite numbers")
+            raise Refused(f"theta = {theta} is not finite: give finite numbers")
         return self.pseudo_solve(self.second_moment @ (np.asarray(theta) - self.optimum))
 
     def pseudo_solve(self, vector) -> np.ndarray:
@@ -138,27 +151,43 @@ def _some_solution(matrix, vector):
 
 
 class FinitePopulation(Population):
-    """Finitely many (x, y): inputs (m, d), targets (m,), probabilities (m,), equal if left out. A training set is one. Arrays of Fractions stay rational.
+    """Finitely many (x, y): inputs (m, d), targets (m,), probabilities (m,), equal if left out. A training set is one.
+    Arrays of Fractions stay rational.
 
-    Raises ValueError for shapes that do not fit, numbers that are not finite, probabilities that are negative or do not sum to one, inputs that are all zero.
+    Raises ValueError for shapes that do not fit, numbers that are not finite, probabilities that are negative or do not
+    sum to one, inputs that are all zero.
     """
 
     def __init__(self, inputs, targets, probabilities=None):
         inputs, targets = np.asarray(inputs), np.asarray(targets)
         if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or not inputs.size:
-            raise ValueError(f"inputs of shape {inputs.shape} came with targets of shape {targets.shape}: give (m, d) and (m,)")
+            raise Refused(
+                f"inputs of shape {inputs.shape} came with targets of shape {targets.shape}: give (m, d) and (m,)"
+            )
         m, self.exact = len(inputs), inputs.dtype == object
         if probabilities is None:
             probabilities = [Fraction(1, m)] * m
-        kind = (lambda a: np.asarray(a, dtype=object) * Fraction(1)) if self.exact else (lambda a: np.asarray(a, dtype=float))
+        kind = (
+            (lambda a: np.asarray(a, dtype=object) * Fraction(1))
+            if self.exact
+            else (lambda a: np.asarray(a, dtype=float))
+        )
         self.inputs, self.targets, self.probabilities = kind(inputs), kind(targets), kind(probabilities)
         for name in ("inputs", "targets", "probabilities"):
             bad = ~np.isfinite(getattr(self, name).astype(float))
             if bad.any():
-                raise ValueError(f"{bad.sum()} of {bad.size} {name} are not finite, so the law has no moments: clean the data first")
+                raise Refused(
+                    f"{bad.sum()} of {bad.size} {name} are not finite, so the law has no moments: clean the data first"
+                )
         total = self.probabilities.sum()
-        if self.probabilities.shape != (m,) or (self.probabilities < 0).any() or abs(total - 1) > (0 if self.exact else 1e-9):
-            raise ValueError(f"probabilities of shape {self.probabilities.shape} sum to {total}: give {m} numbers ≥ 0 with sum 1")
+        if (
+            self.probabilities.shape != (m,)
+            or (self.probabilities < 0).any()
+            or abs(total - 1) > (0 if self.exact else 1e-9)
+        ):
+            raise Refused(
+                f"probabilities of shape {self.probabilities.shape} sum to {total}: give {m} numbers ≥ 0 with sum 1"
+            )
         self.second_moment = self._moment(1)
         _ = self.spectrum  # refuses inputs that are all zero
         self.optimum = self.pseudo_solve(self.inputs.T @ (self.probabilities * self.targets))
@@ -198,30 +227,47 @@ class FinitePopulation(Population):
             squares = np.einsum("md,md->m", x @ second, x)
             return self._moment(squares if mean is None else squares - 2 * self.residuals * (x @ mean), x)
 
-        return Frame(left, lambda v: np.outer(v, v), keep, spread, self._moment(self.residuals**2, x), identity, sums, into)
+        return Frame(
+            left, lambda v: np.outer(v, v), keep, spread, self._moment(self.residuals**2, x), identity, sums, into
+        )
 
 
 class GaussianPopulation(Population):
-    """x ~ N(0, Σ), y = xᵀθ* + ε with independent ε of mean 0: covariance Σ (d, d), optimum θ* (d,), zero if left out, variance σ² of ε (units of y²).
+    """x ~ N(0, Σ), y = xᵀθ* + ε with independent ε of mean 0: covariance Σ (d, d), optimum θ* (d,), zero if left out,
+    variance σ² of ε (units of y²).
 
-    Isserlis: ``E xxᵀAxxᵀ = τ (2ΣAΣ + Tr(AΣ) Σ)`` with τ = 1. ``degrees`` ν < ∞ makes x multivariate Student t of second moment Σ: τ = (ν−2)/(ν−4).
-    Raises ValueError for a covariance that is not symmetric, finite and positive semidefinite, for ν ≤ 4, where fourth moments do not exist, and for σ² < 0.
+    Isserlis: ``E xxᵀAxxᵀ = τ (2ΣAΣ + Tr(AΣ) Σ)`` with τ = 1. ``degrees`` ν < ∞ makes x multivariate Student t of second
+    moment Σ: τ = (ν−2)/(ν−4). Raises ValueError for a covariance that is not symmetric, finite and positive
+    semidefinite, for ν ≤ 4, where fourth moments do not exist, and for σ² < 0.
     """
 
     def __init__(self, covariance, optimum=None, variance: float = 1.0, degrees: float = math.inf):
         covariance = np.asarray(covariance, dtype=float)
-        if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or not np.isfinite(covariance).all() or not np.allclose(covariance, covariance.T):
-            raise ValueError(f"covariance of shape {covariance.shape} is not a finite symmetric matrix: give E xxᵀ of shape (d, d)")
+        if (
+            covariance.ndim != 2
+            or covariance.shape[0] != covariance.shape[1]
+            or not np.isfinite(covariance).all()
+            or not np.allclose(covariance, covariance.T)
+        ):
+            raise Refused(
+                f"covariance of shape {covariance.shape} is not a finite symmetric matrix: give E xxᵀ of shape (d, d)"
+            )
         if np.linalg.eigvalsh(covariance)[0] < -1e-10 * np.abs(covariance).max():
-            raise ValueError(f"covariance has the negative eigenvalue {np.linalg.eigvalsh(covariance)[0]:.3g}: a second moment E xxᵀ has none")
+            raise Refused(
+                f"covariance has the negative eigenvalue {np.linalg.eigvalsh(covariance)[0]:.3g}: a second moment E "
+                f"xxᵀ has none"
+            )
         if not degrees > 4:
-            raise ValueError(f"degrees = {degrees}: fourth moments of Student's t exist only for more than 4 degrees of freedom; choose degrees > 4")
+            raise Refused(
+                f"degrees = {degrees}: fourth moments of Student's t exist only for more than 4 degrees of freedom; "
+                f"choose degrees > 4"
+            )
         if not (isinstance(variance, Real) and 0 <= variance < math.inf):
-            raise ValueError(f"variance = {variance!r} is none: give a finite σ² ≥ 0")
+            raise Refused(f"variance = {variance!r} is none: give a finite σ² ≥ 0")
         self.second_moment, self.factor = covariance, 1.0 if math.isinf(degrees) else (degrees - 2) / (degrees - 4)
         self.optimum = np.zeros(len(covariance)) if optimum is None else np.asarray(optimum, dtype=float)
         if self.optimum.shape != covariance.shape[:1]:
-            raise ValueError(f"optimum has shape {self.optimum.shape}: give {covariance.shape[:1]}")
+            raise Refused(f"optimum has shape {self.optimum.shape}: give {covariance.shape[:1]}")
         _ = self.spectrum
         self.degrees, self.noise_moment = degrees, variance * covariance
 
@@ -243,4 +289,13 @@ class GaussianPopulation(Population):
         def spread(second, mean=None):
             return self.factor * (2 * h * h * second + (h @ second) * h)
 
-        return Frame(lambda a: h * a, np.square, lambda a: a, spread, self.variance * h, np.ones_like(h), 2 * h, axes.T.__matmul__)
+        return Frame(
+            lambda a: h * a,
+            np.square,
+            lambda a: a,
+            spread,
+            self.variance * h,
+            np.ones_like(h),
+            2 * h,
+            axes.T.__matmul__,
+        )

@@ -1,13 +1,16 @@
 r"""The zoo of noise classes from one recipe, and every moment of theirs by counting, in fractions.
 
-A second way to what `support.sampling` says, on purpose: there a law states its covariance and draws; here it is only a recipe, whose moments are counted over
-all picks (`counted`, `moments`). Neither takes a covariance from the other, and pages and tests hold them against each other.
+A second way to what `support.sampling` says, on purpose: there a law states its covariance and draws; here it is only a
+recipe, whose moments are counted over all picks (`counted`, `moments`). Neither takes a covariance from the other, and
+pages and tests hold them against each other.
 
-Ten laws of `support.sampling`, one recipe: pick slots, give each the same weight, add noise to it, centre the noise or not.
+Ten laws of `support.sampling`, one recipe: pick slots, give each the same weight, add noise to it, centre the noise or
+not.
 
     W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
 
-Given the picked slots, ``Σ g_i W_i`` is Gaussian (with signs for noise it is not, but its moments up to the third are right).
+Given the picked slots, ``Σ g_i W_i`` is Gaussian (with signs for noise it is not, but its moments up to the third are
+right).
 There are finitely many picks, so moments are finite sums.
 """
 
@@ -21,6 +24,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from support.errors import Refused, WrongType
 from support.sampling import (
     Bernoulli,
     Compensated,
@@ -51,9 +55,10 @@ AGREEMENTS = ("whole matrix", "all but the sum", "diagonal only", "nothing")
 class Recipe:
     """How a law makes its weights, in fractions.
 
-    floor: weight of every sample before anything is picked.  pick: the slots are "all" samples, a "subset", "draws" with replacement, or "coins" (every
-    sample with probability size/n).  size: number of slots (for coins, the expected one).  slot, variance: mean and variance of the weight that a slot adds.
-    noise: "none", "gauss" or "signs".  centred: whether the mean of the slots' noise is subtracted.
+    floor: weight of every sample before anything is picked.  pick: the slots are "all" samples, a "subset", "draws"
+    with replacement, or "coins" (every sample with probability size/n).  size: number of slots (for coins, the expected
+    one).  slot, variance: mean and variance of the weight that a slot adds. noise: "none", "gauss" or "signs".
+    centred: whether the mean of the slots' noise is subtracted.
     """
 
     n: int
@@ -66,7 +71,9 @@ class Recipe:
     centred: bool = False
 
     def picks(self) -> Iterator[tuple[Fraction, tuple[int, ...]]]:
-        """Every pick as (probability, number of slots of each sample): 1, C(n, size), C(n + size − 1, size) or 2^n of them."""
+        """Every pick as (probability, number of slots of each sample): 1, C(n, size), C(n + size − 1, size) or 2^n of
+        them.
+        """
         n, size = self.n, self.size
         if self.pick == "all":
             yield Fraction(1), (1,) * n
@@ -95,16 +102,40 @@ def recipe(law: Law) -> Recipe:
         case FullBatch():
             return Recipe(n, mean, "all", n)
         case Compensated():
-            return Recipe(n, Fraction(0), drawn, law.B, Fraction(1, law.B), Fraction(law.tau_squared), "gauss", law.kind == "covariance")
+            return Recipe(
+                n,
+                Fraction(0),
+                drawn,
+                law.B,
+                Fraction(1, law.B),
+                Fraction(law.tau_squared),
+                "gauss",
+                law.kind == "covariance",
+            )
         case SparseFisher():
             return Recipe(n, mean, "subset", law.B, variance=Fraction(1, b * law.B), noise="gauss")
         case SparseCovariance():
-            return Recipe(n, mean, "subset", law.B, variance=law.sgd_covariance.a * Fraction(n - 1, law.B - 1), noise="gauss", centred=True)
+            return Recipe(
+                n,
+                mean,
+                "subset",
+                law.B,
+                variance=law.sgd_covariance.a * Fraction(n - 1, law.B - 1),
+                noise="gauss",
+                centred=True,
+            )
         case GaussianCovariance():
             return Recipe(n, mean, "all", n, variance=law.sgd_covariance.a, noise="gauss", centred=True)
         case GaussianFisher() | Rademacher():
-            return Recipe(n, mean, "all", n, variance=Fraction(1, b * n), noise="signs" if isinstance(law, Rademacher) else "gauss")
-    raise TypeError(f"{type(law).__name__} has no recipe here: use one of {', '.join(NAMES)}")
+            return Recipe(
+                n,
+                mean,
+                "all",
+                n,
+                variance=Fraction(1, b * n),
+                noise="signs" if isinstance(law, Rademacher) else "gauss",
+            )
+    raise WrongType(f"{type(law).__name__} has no recipe here: use one of {', '.join(NAMES)}")
 
 
 def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]:
@@ -116,7 +147,8 @@ def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]
 def agreement(law: Law) -> str:
     """What the covariance of a law shares with that of SGD.
 
-    "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or "nothing".
+    "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or
+    "nothing".
     """
     ours, sgd = law.covariance, law.sgd_covariance
     if ours == sgd:
@@ -127,14 +159,16 @@ def agreement(law: Law) -> str:
 
 
 def parts(law: Law, g) -> Iterator[tuple]:
-    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions or integers, n of them.
+    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions
+    or integers, n of them.
 
-    V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth moments are not.
+    V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth
+    moments are not.
     Raises ValueError for g of another length.
     """
     r, g = recipe(law), np.array(g, dtype=object)
     if g.shape != (law.n,):
-        raise ValueError(f"g has shape {g.shape}: give one number for each of the n = {law.n} samples")
+        raise Refused(f"g has shape {g.shape}: give one number for each of the n = {law.n} samples")
     for p, counts in r.picks():
         total, squares = np.array(counts) @ g, np.array(counts) @ g**2
         spread = squares - total**2 * Fraction(1, r.size) if r.centred else squares
@@ -158,7 +192,9 @@ def kurtosis(moments: tuple):
 
 
 def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
-    """Diagonal, off-diagonal and total variance of the weights, counted over all picks instead of taken from `Law.covariance`."""
+    """Diagonal, off-diagonal and total variance of the weights, counted over all picks instead of taken from
+    `Law.covariance`.
+    """
     first, both, ones = [1] + [0] * (law.n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
     one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
     return one, (two - 2 * one) / 2, total

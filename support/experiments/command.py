@@ -8,17 +8,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from support.errors import Refused
+
 RECORDS, WORK = Path("notebooks/records"), Path("_build/experiments")
 
 
-class RequestError(ValueError):
+class RequestError(Refused):
     """A request that cannot be carried out; the message names the value and the remedy."""
 
 
 def add(commands) -> None:
     """Add ``experiments list | run | status`` to the subcommands of a parser."""
     says = "run the recorded experiments: list, run, status"
-    top = commands.add_parser("experiments", help=says, description=says).add_subparsers(required=True, metavar="ACTION")
+    top = commands.add_parser("experiments", help=says, description=says).add_subparsers(
+        required=True, metavar="ACTION"
+    )
     shown = top.add_parser("list", help="the presets, their methods, and what their scales change")
     shown.set_defaults(does=list_presets)
     example = "example: python -m support experiments run wu.fig1a --scale paper --seeds 1..3"
@@ -28,14 +32,36 @@ def add(commands) -> None:
     run.add_argument("--scale", default="book", help="smoke, book or paper (default: book)")
     run.add_argument("--seeds", default="1", metavar="1..3", help="seeds, such as 1..3 or 1,4 (default: 1)")
     run.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="runs at a time, each in a process of its own (default: 1)")
-    run.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a run on the CPU; part of what fixes its last digits (default: 2)")
+    run.add_argument(
+        "--jobs",
+        "-j",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, each in a process of its own (default: 1)",
+    )
+    run.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        metavar="N",
+        help="threads of a run on the CPU; part of what fixes its last digits (default: 2)",
+    )
     run.set_defaults(does=run_preset)
     status = top.add_parser("status", help="which records there are, and which runs are on their way")
     status.set_defaults(does=show_status)
     for action in (run, status):
-        action.add_argument("-o", "--output", type=Path, default=RECORDS, metavar="DIR", help=f"folder of the records (default: {RECORDS})")
-        action.add_argument("--work", type=Path, default=WORK, metavar="DIR", help=f"folder of checkpoints and locks (default: {WORK})")
+        action.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            default=RECORDS,
+            metavar="DIR",
+            help=f"folder of the records (default: {RECORDS})",
+        )
+        action.add_argument(
+            "--work", type=Path, default=WORK, metavar="DIR", help=f"folder of checkpoints and locks (default: {WORK})"
+        )
 
 
 def list_presets(_: argparse.Namespace) -> int:
@@ -55,23 +81,33 @@ def _describe(preset, scale: str) -> str:
     changes = preset.changes(scale)
     setting = preset.setting(scale)
     size = f"{setting.steps:,} steps, n = {setting.n}, b = {setting.b}"
-    return f"{size}, {setting.dataset}" + (f"; changes {', '.join(f'{knob} {there} → {here}' for knob, (here, there) in changes.items())}" if changes else "")
+    return f"{size}, {setting.dataset}" + (
+        f"; changes {', '.join(f'{knob} {there} → {here}' for knob, (here, there) in changes.items())}"
+        if changes
+        else ""
+    )
 
 
 def seeds_of(text: str) -> list[int]:
-    """The seeds that a text such as ``1..3`` or ``1,4,7..9`` names. Raises RequestError for another form, a descending range, or a seed twice."""
+    """The seeds that a text such as ``1..3`` or ``1,4,7..9`` names. Raises RequestError for another form, a descending
+    range, or a seed twice.
+    """
     found: list[int] = []
     for item in text.split(","):
         if not (ends := re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", item)):
             raise RequestError(f"seeds {text!r} are malformed: write whole numbers such as 1..3 or 1,4")
         found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     if not found or len(set(found)) < len(found):
-        raise RequestError(f"seeds {text!r} hold no seed, or one twice: write each once, and the smaller end of a range first")
+        raise RequestError(
+            f"seeds {text!r} hold no seed, or one twice: write each once, and the smaller end of a range first"
+        )
     return found
 
 
 def run_preset(options: argparse.Namespace) -> int:
-    """Make the records that are missing, seed by seed over the methods; the exit status is 1 if a run failed on the way."""
+    """Make the records that are missing, seed by seed over the methods; the exit status is 1 if a run failed on the
+    way.
+    """
     from support.experiments import data, presets, records
 
     preset = presets.preset(options.preset)
@@ -113,9 +149,17 @@ def _in_turn(options: argparse.Namespace, preset: str, missing: Sequence[tuple[s
     # a fresh interpreter for each process: a forked torch may hang in its threads
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         try:
-            return int(sum([_report(*future.result()) for future in as_completed([pool.submit(_one, *call) for call in calls])]) > 0)
+            return int(
+                sum(
+                    [_report(*future.result()) for future in as_completed([pool.submit(_one, *call) for call in calls])]
+                )
+                > 0
+            )
         except BrokenProcessPool:
-            raise RequestError("a process was killed, maybe for want of memory: run the same command again, with fewer jobs; it goes on from there") from None
+            raise RequestError(
+                "a process was killed, maybe for want of memory: run the same command again, with fewer jobs; it goes "
+                "on from there"
+            ) from None
 
 
 def _report(line: str, well: bool) -> bool:
@@ -124,7 +168,9 @@ def _report(line: str, well: bool) -> bool:
     return not well
 
 
-def _one(preset: str, scale: str, method: str, seed: int, output: Path, work: Path, device: str, threads: int, show: bool) -> tuple[str, bool]:
+def _one(
+    preset: str, scale: str, method: str, seed: int, output: Path, work: Path, device: str, threads: int, show: bool
+) -> tuple[str, bool]:
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
@@ -134,18 +180,31 @@ def _one(preset: str, scale: str, method: str, seed: int, output: Path, work: Pa
     torch.set_num_threads(threads)
     title = f"{method} seed {seed}"
     try:
-        path = presets.record(presets.preset(preset), scale, method, seed, output, work, device=device, show=None if show else False)
+        path = presets.record(
+            presets.preset(preset), scale, method, seed, output, work, device=device, show=None if show else False
+        )
     except files.LockError as error:
         return f"left to another process: {title}: {error}", False
-    except (ValueError, ArithmeticError, RuntimeError, OSError) as error:  # from a loss that is not finite to a full disk or memory
+    except (
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+    ) as error:  # from a loss that is not finite to a full disk or memory
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]
-    return f"{title}: test accuracy {final['test_accuracy']:.4f}, training loss {final['train_loss']:.4f}, {took:.0f} s, {path}", True
+    return (
+        f"{title}: test accuracy {final['test_accuracy']:.4f}, training loss {final['train_loss']:.4f}, {took:.0f} s, "
+        f"{path}",
+        True,
+    )
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs that are on their way."""
+    """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs that are
+    on their way.
+    """
     from support.experiments import presets, records
 
     begun = False
@@ -157,7 +216,10 @@ def show_status(options: argparse.Namespace) -> int:
                 done = _seeds_with(options.output, pattern, ".json")
                 broken = [seed for seed in done if not _readable(options.output / f"{pattern}{seed}.json")]
                 steps = setting.escape.start_limit if method == "start" else setting.steps
-                under_way = [_on_its_way(options.work / f"{pattern}{seed}", steps) for seed in _seeds_with(options.work, pattern, ".lock", ".pt")]
+                under_way = [
+                    _on_its_way(options.work / f"{pattern}{seed}", steps)
+                    for seed in _seeds_with(options.work, pattern, ".lock", ".pt")
+                ]
                 said = [f"{len(done)} records (seeds {', '.join(map(str, done))})" if done else "no record"]
                 said += [f"seed {seed} cannot be read: delete it and run it again" for seed in broken]
                 said += filter(None, under_way)
@@ -198,5 +260,7 @@ def _on_its_way(run: Path, steps: int) -> str:
 
 def _seeds_with(folder: Path, pattern: str, *suffixes: str) -> list[int]:
     start = len(Path(pattern).name)
-    found = {path.name[start:].removesuffix(suffix) for suffix in suffixes for path in folder.glob(f"{pattern}*{suffix}")}
+    found = {
+        path.name[start:].removesuffix(suffix) for suffix in suffixes for path in folder.glob(f"{pattern}*{suffix}")
+    }
     return sorted(int(seed) for seed in found if seed.isdigit())

@@ -1,4 +1,6 @@
-"""Escaping from a sharp minimum (Zhu et al. 2019, Section 5.3): the noises that leave the point which GD found, and what is measured on their way."""
+"""Escaping from a sharp minimum (Zhu et al. 2019, Section 5.3): the noises that leave the point which GD found, and
+what is measured on their way.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ from support.sampling import MiniBatch
 
 @dataclass(frozen=True)
 class Escape:
-    """The knobs of an escape beyond those of a `support.experiments.presets.Setting`; defaults for Zhu et al. (2019, Section 5.3).
+    """The knobs of an escape beyond those of a `support.experiments.presets.Setting`; defaults for Zhu et al. (2019,
+    Section 5.3).
 
-    start_lr, start_steps, start_limit: the common start is where GD at this rate stands after these steps, and from there on as soon as it fits every
-    training label, or at the limit.
-    k, sigma: directions of the leading noises; standard deviation of GLD-const.  every, first_every: steps between two looks at k eigenpairs, or at the
-    first.  rescale_every: steps between two looks at the trace of C (`support.additive.langevin.AdditiveNoise`).
-    measure_at: numbers of steps after which to measure.  eigenpairs, probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected
-    sharpness.  spectrum: eigenvalues of H at the start.  chunk: samples evaluated at once for noises and measurements.
+    start_lr, start_steps, start_limit: the common start is where GD at this rate stands after these steps, and from
+    there on as soon as it fits every training label, or at the limit.
+    k, sigma: directions of the leading noises; standard deviation of GLD-const.  every, first_every: steps between two
+    looks at k eigenpairs, or at the first.  rescale_every: steps between two looks at the trace of C
+    (`support.additive.langevin.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
+    probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected sharpness.  spectrum: eigenvalues
+    of H at the start.  chunk: samples evaluated at once for noises and measurements.
     """
 
     start_lr: float = 0.1
@@ -44,9 +48,16 @@ class Escape:
 
 
 def additive_noise(
-    method: str, escape: Escape, train: tuple[torch.Tensor, torch.Tensor], law: MiniBatch, protocol: str, loss: PerSampleLoss
+    method: str,
+    escape: Escape,
+    train: tuple[torch.Tensor, torch.Tensor],
+    law: MiniBatch,
+    protocol: str,
+    loss: PerSampleLoss,
 ) -> dynamics.AdditiveNoise | None:
-    """The additive noise of a method; None for GD and SGD, whose noise is their law's. law: the SGD that is to be matched."""
+    """The additive noise of a method; None for GD and SGD, whose noise is their law's. law: the SGD that is to be
+    matched.
+    """
     if method not in dynamics.NAMES:
         return None
     sgd = dynamics.SgdNoise(loss, *train, law.b, replace=law.replace, protocol=protocol, chunk=escape.chunk)
@@ -62,10 +73,12 @@ def additive_noise(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What Figures 3 and 5 show of a model on its training set. Called by the trainer; draws from a stream of its own, so that it leaves the run as it is.
+    """What Figures 3 and 5 show of a model on its training set. Called by the trainer; draws from a stream of its own,
+    so that it leaves the run as it is.
 
-    Gives sharpness (signed) and sharpness_absolute (the authors' code), trace_hessian and trace_product = Tr(HC), each with ``_low`` and ``_high`` at 95 %;
-    trace_covariance = Tr C and along = u₁ᵀCu₁, exact; eigenvalues, the largest ones of H.
+    Gives sharpness (signed) and sharpness_absolute (the authors' code), trace_hessian and trace_product = Tr(HC), each
+    with ``_low`` and ``_high`` at 95 %; trace_covariance = Tr C and along = u₁ᵀCu₁, exact; eigenvalues, the largest
+    ones of H.
     """
 
     escape: Escape
@@ -81,23 +94,35 @@ class Measurement:
         pairs = leading(hessian, escape.eigenpairs, tolerance=0.01)
         first = pairs.vectors[:, 0]
         shaken = {
-            name: alignment.expected_sharpness(gradients, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute)
+            name: alignment.expected_sharpness(
+                gradients, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
+            )
             for name, absolute in (("sharpness", False), ("sharpness_absolute", True))
         }
         traces = {
             "trace_hessian": hessian.estimate_trace(escape.probes, generator, known=pairs),
             "trace_product": alignment.estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
         }
-        numbers = {"trace_covariance": float(covariance.trace()), "along": float(first @ (covariance @ first)), "eigenvalues": pairs.values.tolist()}
+        numbers = {
+            "trace_covariance": float(covariance.trace()),
+            "along": float(first @ (covariance @ first)),
+            "eigenvalues": pairs.values.tolist(),
+        }
         return numbers | _ends(shaken | traces)
 
     def spectrum(self, model: torch.nn.Module) -> list[float]:
         """The largest eigenvalues of H, in descending order."""
-        return leading(Hessian.of(self._gradients(model), keep=True), self.escape.spectrum, tolerance=0.01).values.tolist()
+        return leading(
+            Hessian.of(self._gradients(model), keep=True), self.escape.spectrum, tolerance=0.01
+        ).values.tolist()
 
     def _gradients(self, model: torch.nn.Module) -> GradientMatrix:
         return GradientMatrix(model, self.loss, *self.train, chunk=self.escape.chunk)
 
 
 def _ends(estimates: dict[str, Estimate]) -> dict[str, float]:
-    return {name + end: float(getattr(found, which)) for name, found in estimates.items() for end, which in (("", "value"), ("_low", "low"), ("_high", "high"))}
+    return {
+        name + end: float(getattr(found, which))
+        for name, found in estimates.items()
+        for end, which in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }

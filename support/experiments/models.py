@@ -7,9 +7,11 @@ from torch import nn
 
 
 class LeNet(nn.Sequential):
-    """The small convolutional network of Wu et al. (2020, C.1) and Zhu et al. (2019): 28 x 28 grey images, 10 classes, 11,330 parameters.
+    """The small convolutional network of Wu et al. (2020, C.1) and Zhu et al. (2019): 28 x 28 grey images, 10 classes,
+    11,330 parameters.
 
-    conv 1→10, 5 x 5; max-pool 2, ReLU; conv 10→10, 5 x 5; max-pool 2, ReLU; linear 160→50, ReLU; linear 50→10. Input (m, 1, 28, 28), output (m, 10) logits.
+    conv 1→10, 5 x 5; max-pool 2, ReLU; conv 10→10, 5 x 5; max-pool 2, ReLU; linear 160→50, ReLU; linear 50→10. Input
+    (m, 1, 28, 28), output (m, 10) logits.
     """
 
     def __init__(self):

@@ -1,9 +1,10 @@
 """Presets: every run of the book's experiments by name, scale, method and seed.
 
-A preset is named after what it reproduces. Its `Setting` holds every knob; a scale is a setting, and `Preset.changes` says in which knobs a scale departs
-from the preset's ``paper`` scale. `run` makes one run and its record. A seed fixes initialisation and training subset for all methods of a setting, so that
-two methods of one seed are a pair; the noise of each method has a stream of its own (`support.experiments.seeding`). Where a setting has an `Escape`, all
-methods of a seed leave from one point that gradient descent has found: `start` finds it once and keeps it.
+A preset is named after what it reproduces. Its `Setting` holds every knob; a scale is a setting, and `Preset.changes`
+says in which knobs a scale departs from the preset's ``paper`` scale. `run` makes one run and its record. A seed fixes
+initialisation and training subset for all methods of a setting, so that two methods of one seed are a pair; the noise
+of each method has a stream of its own (`support.experiments.seeding`). Where a setting has an `Escape`, all methods of
+a seed leave from one point that gradient descent has found: `start` finds it once and keeps it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from support import files
 from support.additive import langevin as dynamics
+from support.errors import Refused
 from support.experiments import checkpoints, data, models, records
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.seeding import stream
@@ -23,7 +25,7 @@ from support.experiments.training import Data, Run, Trainer, cross_entropy, diff
 from support.sampling import Law, MiniBatch, by_name
 
 
-class PresetError(ValueError):
+class PresetError(Refused):
     """A preset, scale, method or device that does not exist; the message names what does."""
 
 
@@ -31,10 +33,11 @@ class PresetError(ValueError):
 class Setting:
     """Every knob of a run but its method and seed. Defaults: Wu et al. (2020, C.1) as their code has it.
 
-    protocol: which images are trained on (`support.experiments.data.split`, as are draw_from, pixels and corrupted).  replace: how SGD draws its batches, and
-    so which covariance is meant.  init_std: every parameter starts from N(0, init_std²), cut at two standard deviations if ``truncated``.  watched: test
-    images judged every ``evaluate_every`` steps.  chunk: samples of one forward and backward pass; it changes speed, memory, and the result by rounding
-    alone.  escape: for methods that leave from a point which GD has found; None starts from the initialisation.
+    protocol: which images are trained on (`support.experiments.data.split`, as are draw_from, pixels and corrupted).
+    replace: how SGD draws its batches, and so which covariance is meant.  init_std: every parameter starts from N(0,
+    init_std²), cut at two standard deviations if ``truncated``.  watched: test images judged every ``evaluate_every``
+    steps.  chunk: samples of one forward and backward pass; it changes speed, memory, and the result by rounding alone.
+    escape: for methods that leave from a point which GD has found; None starts from the initialisation.
     """
 
     dataset: str = "fashion_mnist"
@@ -61,7 +64,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset reproduces, with which methods (names of `support.sampling` and `support.additive.langevin`), and its settings by scale.
+    """What a preset reproduces, with which methods (names of `support.sampling` and `support.additive.langevin`), and
+    its settings by scale.
 
     note: what a reader must know.
     """
@@ -86,7 +90,9 @@ class Preset:
         return known[name.strip().lower()]
 
     def changes(self, scale: str) -> dict[str, tuple]:
-        """The knobs in which a scale departs from the scale "paper", as {knob: (here, there)}; a knob of the escape is called ``escape.knob``."""
+        """The knobs in which a scale departs from the scale "paper", as {knob: (here, there)}; a knob of the escape is
+        called ``escape.knob``.
+        """
         here, there = _knobs(self.setting(scale)), _knobs(self.setting("paper"))
         return {knob: (here[knob], there[knob]) for knob in here if here[knob] != there[knob]}
 
@@ -121,10 +127,31 @@ _ZHU_METHODS = ("GD", "SGD", *dynamics.NAMES)
 def _escapes(small: dict, **knobs) -> dict[str, Setting]:
     """The scales of an escape; ``knobs`` are those of its paper scale, ``small`` those of its digits beyond a book's."""
     paper = replace(_ZHU, **knobs)
-    digits = {"dataset": "digits", "model": "DigitsNet", "init_std": 0.1, "evaluate_every": 50, "watched": 1000, "lr": 0.35, **small}
-    brief = replace(paper.escape, start_lr=0.5, start_steps=2000, start_limit=6000, measure_at=(0, 20, 100, 500, 1500), spectrum=60)
+    digits = {
+        "dataset": "digits",
+        "model": "DigitsNet",
+        "init_std": 0.1,
+        "evaluate_every": 50,
+        "watched": 1000,
+        "lr": 0.35,
+        **small,
+    }
+    brief = replace(
+        paper.escape, start_lr=0.5, start_steps=2000, start_limit=6000, measure_at=(0, 20, 100, 500, 1500), spectrum=60
+    )
     book = replace(paper, **digits | {"steps": 1500, "escape": brief})
-    tiny = replace(brief, start_steps=40, start_limit=60, k=3, every=10, measure_at=(0, 15, 30), eigenpairs=3, probes=4, sharpness_draws=10, spectrum=5)
+    tiny = replace(
+        brief,
+        start_steps=40,
+        start_limit=60,
+        k=3,
+        every=10,
+        measure_at=(0, 15, 30),
+        eigenpairs=3,
+        probes=4,
+        sharpness_draws=10,
+        spectrum=5,
+    )
     return {"smoke": replace(book, steps=30, evaluate_every=15, watched=200, escape=tiny), "book": book, "paper": paper}
 
 
@@ -134,28 +161,35 @@ PRESETS = {
         Preset("wu.fig1a", "Wu et al. (2020), Figures 1(a) and 3(a), as their code has it", _METHODS, _scales()),
         Preset(
             "wu.fig1a.pixels01",
-            "Wu et al. (2020), Figure 1(a), with pixels in [0, 1], 1,000 images drawn by seed and batches with replacement, as the paper states",
+            "Wu et al. (2020), Figure 1(a), with pixels in [0, 1], 1,000 images drawn by seed and batches with "
+            "replacement, as the paper states",
             ("GD", "SGD"),
             _scales(protocol="paper", pixels="unit", replace=True),
         ),
         Preset(
             "wu.fig1a.released",
-            "Wu et al. (2020), Figure 1(a), at the defaults of the released code: Bernoulli noise of b = 20 beside SGD of b = 50",
+            "Wu et al. (2020), Figure 1(a), at the defaults of the released code: Bernoulli noise of b = 20 beside "
+            "SGD of b = 50",
             ("MSGD-Bernoulli",),
             _scales(b=20),
-            note="Its noise of standard deviation 0 makes MSGD-Fisher, MSGD-Cov and both sparse methods GD, bit for bit; GD and SGD are those of wu.fig1a.",
+            note="Its noise of standard deviation 0 makes MSGD-Fisher, MSGD-Cov and both sparse methods GD, bit for "
+            "bit; GD and SGD are those of wu.fig1a.",
         ),
         Preset(
             "zhu.fig3",
-            "Zhu et al. (2019), Figures 3 and 5: noises that leave the minimum GD has found, FashionMNIST with 1,000 right and 200 random labels",
+            "Zhu et al. (2019), Figures 3 and 5: noises that leave the minimum GD has found, FashionMNIST with 1,000 "
+            "right and 200 random labels",
             _ZHU_METHODS,
             _escapes({"n": 600, "corrupted": (500, 600)}),
-            note="Beyond the paper: GD goes on after its 3,000 steps until it fits every label, as the paper says it does; images are drawn by seed; the first "
-            "eigenvector is taken anew every 10 steps, 20 of them every 50, and the noise scaled to the trace of C every 10.",
+            note="Beyond the paper: GD goes on after its 3,000 steps until it fits every label, as the paper says it "
+            "does; images are drawn by seed; the first "
+            "eigenvector is taken anew every 10 steps, 20 of them every 50, and the noise scaled to the trace of C "
+            "every 10.",
         ),
         Preset(
             "zhu.fig3.released",
-            "Zhu et al. (2019), Figure 3, as the released code has it: 6,000 images of which 200 have random labels, its noises and their schedules",
+            "Zhu et al. (2019), Figure 3, as the released code has it: 6,000 images of which 200 have random labels, "
+            "its noises and their schedules",
             _ZHU_METHODS,
             _escapes(
                 {"n": 600, "corrupted": (500, 600)},
@@ -164,7 +198,8 @@ PRESETS = {
                 replace=False,
                 escape=Escape(start_limit=3000, every=10, first_every=1),
             ),
-            note="C is estimated from one shuffled partition into batches; GLD-leading adds noise at every 10th step only, and does not scale it.",
+            note="C is estimated from one shuffled partition into batches; GLD-leading adds noise at every 10th step "
+            "only, and does not scale it.",
         ),
     )
 }
@@ -178,7 +213,9 @@ def preset(name: str) -> Preset:
 
 
 def law(setting: Setting, method: str) -> Law:
-    """The law of the sampling vector under a method's name, at the setting's n, b and way of drawing batches; GD's where the noise is additive."""
+    """The law of the sampling vector under a method's name, at the setting's n, b and way of drawing batches; GD's
+    where the noise is additive.
+    """
     return by_name("GD" if method in dynamics.NAMES else method, setting.n, setting.b, replace=setting.replace)
 
 
@@ -186,7 +223,14 @@ def config(chosen: Preset, scale: str, method: str, seed: int) -> dict:
     """What fixes a run's numbers, as it stands in the record."""
     setting = chosen.setting(scale)
     noise = law(setting, method)
-    own = {"preset": chosen.name, "scale": scale, "method": method, "law": type(noise).__name__, "B": getattr(noise, "B", None), "seed": seed}
+    own = {
+        "preset": chosen.name,
+        "scale": scale,
+        "method": method,
+        "law": type(noise).__name__,
+        "B": getattr(noise, "B", None),
+        "seed": seed,
+    }
     return own | _as_json(setting)
 
 
@@ -200,37 +244,61 @@ def check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise PresetError(f"device = {device!r} is unknown: choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise PresetError("device = 'cuda' was asked for, but torch sees no CUDA device: choose cpu, or install a torch built for CUDA")
+        raise PresetError(
+            "device = 'cuda' was asked for, but torch sees no CUDA device: choose cpu, or install a torch built for "
+            "CUDA"
+        )
 
 
 def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, start: dict | None = None) -> Trainer:
-    """The trainer of one run, before its first step. start: state of the model where an escape begins. Raises DataError if the data is missing."""
+    """The trainer of one run, before its first step. start: state of the model where an escape begins. Raises DataError
+    if the data is missing.
+    """
     images = data.load(setting.dataset)
     chosen = {"draw_from": setting.draw_from, "corrupted": setting.corrupted, "pixels": setting.pixels}
     parts = data.split(images, setting.n, protocol=setting.protocol, seed=seed, **chosen)
     generator = torch.Generator().manual_seed(stream(seed, "initialisation"))
-    model = models.normal_init(getattr(models, setting.model)(), setting.init_std, generator, truncated=setting.truncated)
+    model = models.normal_init(
+        getattr(models, setting.model)(), setting.init_std, generator, truncated=setting.truncated
+    )
     if start is not None:
         model.load_state_dict(start)
     flat = setting.model == "DigitsNet"
-    train, test = ((inputs.reshape(len(inputs), -1) if flat else inputs, labels) for inputs, labels in (parts.train, parts.test))
+    train, test = (
+        (inputs.reshape(len(inputs), -1) if flat else inputs, labels) for inputs, labels in (parts.train, parts.test)
+    )
     model = model.to(device, memory_format=torch.channels_last)
-    optimizer = getattr(torch.optim, setting.optimizer)(model.parameters(), setting.lr, momentum=setting.momentum, weight_decay=setting.weight_decay)
+    optimizer = getattr(torch.optim, setting.optimizer)(
+        model.parameters(), setting.lr, momentum=setting.momentum, weight_decay=setting.weight_decay
+    )
     drawn = Data.on(device, train, test, setting.watched)
     options: dict = {}
     if escape := setting.escape:
         sgd = MiniBatch(setting.n, setting.b, replace=setting.replace)
         options["additive"] = additive_noise(method, escape, drawn.train, sgd, setting.protocol, cross_entropy)
-        options |= {"measure": Measurement(escape, drawn.train, sgd, cross_entropy, seed), "measure_at": escape.measure_at}
+        options |= {
+            "measure": Measurement(escape, drawn.train, sgd, cross_entropy, seed),
+            "measure_at": escape.measure_at,
+        }
     own = torch.Generator().manual_seed(stream(seed, "noise", method))
     return Trainer(model, optimizer, law(setting, method), drawn, generator=own, chunk=setting.chunk, **options)
 
 
-def start(chosen: Preset, scale: str, seed: int, *, folder: Path | None = None, work: Path | None = None, device: str = "cpu", **options) -> dict:
-    """State of the model where all methods of an escape begin: GD from the initialisation until it fits every label, by the rule of `Escape`.
+def start(
+    chosen: Preset,
+    scale: str,
+    seed: int,
+    *,
+    folder: Path | None = None,
+    work: Path | None = None,
+    device: str = "cpu",
+    **options,
+) -> dict:
+    """State of the model where all methods of an escape begin: GD from the initialisation until it fits every label, by
+    the rule of `Escape`.
 
-    It is found once: kept in ``work``, with a record of its own in ``folder`` (curves, and the largest eigenvalues of H); a second process waits for it.
-    options: as for `run`.
+    It is found once: kept in ``work``, with a record of its own in ``folder`` (curves, and the largest eigenvalues of
+    H); a second process waits for it. options: as for `run`.
     """
     setting = chosen.setting(scale)
     escape = setting.escape
@@ -243,15 +311,27 @@ def start(chosen: Preset, scale: str, seed: int, *, folder: Path | None = None, 
     with files.lock(work / f"{name}.lock", wait=True):
         if (found := checkpoints.load(kept)) is None or (record_path and not is_done(record_path, what)):
             on_its_way = work / f"{name}-running.pt"
-            done, state, spectrum = _start(alone, escape, seed, device, {"identity": what, "checkpoint": on_its_way, **options})
+            done, state, spectrum = _start(
+                alone, escape, seed, device, {"identity": what, "checkpoint": on_its_way, **options}
+            )
             if record_path:
                 measured = {"eigenvalues": [_short(x) for x in spectrum]}
-                records.save(record_path, config=what, curves=_shortened(done.curves), final=done.final, measured=measured, wall_s=done.wall_s, device=device)
+                records.save(
+                    record_path,
+                    config=what,
+                    curves=_shortened(done.curves),
+                    final=done.final,
+                    measured=measured,
+                    wall_s=done.wall_s,
+                    device=device,
+                )
             found = {"identity": what, "model": state}
             checkpoints.save(kept, found)
             on_its_way.unlink(missing_ok=True)
     if changed := differences(found["identity"], what):
-        raise records.RecordError(f"start {kept} is of another configuration ({changed}): move it away to find this one")
+        raise records.RecordError(
+            f"start {kept} is of another configuration ({changed}): move it away to find this one"
+        )
     return found["model"]
 
 
@@ -263,12 +343,25 @@ def _start(setting: Setting, escape: Escape, seed: int, device: str, options: di
 
     every = min(50, setting.evaluate_every)
     done = gd.run(setting.steps, evaluate_every=every, until=fitted, name=f"start seed {seed}", **options)
-    seen = Measurement(escape, gd.data.train, MiniBatch(setting.n, setting.b, replace=setting.replace), cross_entropy, seed)
+    seen = Measurement(
+        escape, gd.data.train, MiniBatch(setting.n, setting.b, replace=setting.replace), cross_entropy, seed
+    )
     return done, {name: tensor.cpu() for name, tensor in gd.model.state_dict().items()}, seen.spectrum(gd.model)
 
 
-def run(chosen: Preset, scale: str, method: str, seed: int, *, device: str = "cpu", folder: Path | None = None, work: Path | None = None, **options) -> Run:
-    """One run of a preset; options: ``checkpoint``, ``save_every_s`` and ``show`` of `Trainer.run`. Raises what `data.load`, `Trainer` and it raise.
+def run(
+    chosen: Preset,
+    scale: str,
+    method: str,
+    seed: int,
+    *,
+    device: str = "cpu",
+    folder: Path | None = None,
+    work: Path | None = None,
+    **options,
+) -> Run:
+    """One run of a preset; options: ``checkpoint``, ``save_every_s`` and ``show`` of `Trainer.run`. Raises what
+    `data.load`, `Trainer` and it raise.
 
     folder, work: where the start of an escape is recorded and kept (None: it is found anew).
     """
@@ -290,9 +383,11 @@ def run(chosen: Preset, scale: str, method: str, seed: int, *, device: str = "cp
 
 
 def record(chosen: Preset, scale: str, method: str, seed: int, folder: Path, work: Path, **options) -> Path:
-    """One run, its checkpoint in ``work`` until it is done, its record in ``folder``; a record that exists is left as it is. Returns the record's path.
+    """One run, its checkpoint in ``work`` until it is done, its record in ``folder``; a record that exists is left as
+    it is. Returns the record's path.
 
-    Raises CheckpointError if another process is at this run, RecordError if a record of another configuration stands in its place, and what `run` raises.
+    Raises CheckpointError if another process is at this run, RecordError if a record of another configuration stands in
+    its place, and what `run` raises.
     """
     name = records.run_name(chosen.name, scale, method, seed)
     path, checkpoint = folder / f"{name}.json", work / f"{name}.pt"
@@ -317,7 +412,9 @@ def is_done(path: Path, what: dict) -> bool:
     if there["escape"]:
         there["escape"] = _as_json(Setting(escape=Escape()))["escape"] | there["escape"]
     if changed := differences(there, what):
-        raise records.RecordError(f"record {path} is of another configuration ({changed}): move it away to run this one")
+        raise records.RecordError(
+            f"record {path} is of another configuration ({changed}): move it away to run this one"
+        )
     return True
 
 

@@ -1,8 +1,8 @@
 """Seeds: one number for each use of randomness in a run, the same on every machine and in every version of Python.
 
-A run's seed fixes what its methods share (initialisation, training subset), so that two methods of one seed are a pair; the noise of a method has a
-stream of its own. ``stream(seed, "initialisation")``, ``stream(seed, "subset")``, ``stream(seed, "noise", "MSGD-Cov")`` are the first 63 bits of the
-sha256 of ``"<seed>/initialisation"``, and so on.
+A run's seed fixes what its methods share (initialisation, training subset), so that two methods of one seed are a pair;
+the noise of a method has a stream of its own. ``stream(seed, "initialisation")``, ``stream(seed, "subset")``,
+``stream(seed, "noise", "MSGD-Cov")`` are the first 63 bits of the sha256 of ``"<seed>/initialisation"``, and so on.
 """
 
 from __future__ import annotations

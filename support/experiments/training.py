@@ -1,11 +1,12 @@
 r"""The trainer of every experiment: ``θ ← θ − η (∇𝓛(θ) W + extra)`` for any law of W, any torch optimiser and schedule.
 
-Full-batch, large-batch and mini-batch methods differ in the law alone: samples of weight zero are not evaluated, the others pass in chunks that fit the
-processor's cache. Two losses are logged apart: the noise-weighted ``Σ W_i ℓ_i`` that was differentiated, and the mean of the ℓ_i behind it. Every method is
-judged on the same fixed images, in evaluation mode, at the same steps.
+Full-batch, large-batch and mini-batch methods differ in the law alone: samples of weight zero are not evaluated, the
+others pass in chunks that fit the processor's cache. Two losses are logged apart: the noise-weighted ``Σ W_i ℓ_i`` that
+was differentiated, and the mean of the ℓ_i behind it. Every method is judged on the same fixed images, in evaluation
+mode, at the same steps.
 
-A run writes checkpoints; killed and started again, it goes on from the last one, and on a CPU with the same number of threads ends with the numbers of an
-unbroken run, bit for bit.
+A run writes checkpoints; killed and started again, it goes on from the last one, and on a CPU with the same number of
+threads ends with the numbers of an unbroken run, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from support.errors import Refused
 from support.experiments import checkpoints
 from support.msgd import PerSampleLoss, backward_in_chunks, draw
 from support.sampling import Law
@@ -29,7 +31,7 @@ CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", 
 _JUDGED_AT_ONCE = 500
 
 
-class TrainingError(ValueError):
+class TrainingError(Refused):
     """A run that cannot start, go on or be resumed; the message names the value and the remedy."""
 
 
@@ -39,7 +41,11 @@ class Diverged(TrainingError):
 
 def differences(there: dict, here: dict) -> str:
     """In what two configurations differ, for a message; empty if in nothing."""
-    return ", ".join(f"{key} = {there.get(key)!r}, now {here.get(key)!r}" for key in sorted(there | here) if there.get(key) != here.get(key))
+    return ", ".join(
+        f"{key} = {there.get(key)!r}, now {here.get(key)!r}"
+        for key in sorted(there | here)
+        if there.get(key) != here.get(key)
+    )
 
 
 def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -49,7 +55,9 @@ def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs and labels on one device. watched: how many test images, the first ones, are judged during the run; all of them are at its end."""
+    """Inputs and labels on one device. watched: how many test images, the first ones, are judged during the run; all of
+    them are at its end.
+    """
 
     train: tuple[torch.Tensor, torch.Tensor]
     test: tuple[torch.Tensor, torch.Tensor]
@@ -57,7 +65,9 @@ class Data:
 
     @classmethod
     def on(cls, device: str, train, test, watched: int) -> Data:
-        """Arrays or tensors (inputs, labels), images with their channels last in memory, which is what convolutions are fast with."""
+        """Arrays or tensors (inputs, labels), images with their channels last in memory, which is what convolutions are
+        fast with.
+        """
 
         def move(part):
             inputs, labels = (torch.as_tensor(array, device=device) for array in part)
@@ -68,7 +78,8 @@ class Data:
 
 @dataclass
 class Run:
-    """What a run gives: ``curves`` (see `CURVES`), ``final`` numbers on all images, and the seconds it took, over all its parts if it was resumed.
+    """What a run gives: ``curves`` (see `CURVES`), ``final`` numbers on all images, and the seconds it took, over all
+    its parts if it was resumed.
 
     measured: what the trainer's ``measure`` gave, each number as a list beside ``measured["step"]``; empty without one.
     """
@@ -82,14 +93,17 @@ class Run:
 class Trainer:
     """One run.
 
-        trainer = Trainer(model, optimizer, by_name("MSGD-Cov", n=1000, b=50), data, generator=torch.Generator().manual_seed(1))
+        trainer = Trainer(model, optimizer, by_name("MSGD-Cov", n=1000, b=50), data,
+        generator=torch.Generator().manual_seed(1))
         run = trainer.run(steps=10_000, checkpoint=Path("run.pt"))
 
-    law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which draws W, so that a device sees the
-    noise that the CPU sees.  loss: per-sample losses of a classifier, whose outputs are (m, classes).  chunk: samples of one forward and backward pass.
-    schedule: a torch learning-rate schedule of the optimiser, stepped after each step.  additive: called with the model and the generator after the backward
-    pass; adds noise to the parameters' ``.grad``; if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.  measure: called with the
-    model and the number of steps done when these are in ``measure_at`` (0: before the first); must leave the model, and the trainer's generator, as they are.
+    law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which
+    draws W, so that a device sees the noise that the CPU sees.  loss: per-sample losses of a classifier, whose outputs
+    are (m, classes).  chunk: samples of one forward and backward pass. schedule: a torch learning-rate schedule of the
+    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds
+    noise to the parameters' ``.grad``; if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.
+    measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first);
+    must leave the model, and the trainer's generator, as they are.
     """
 
     def __init__(
@@ -108,19 +122,26 @@ class Trainer:
         measure_at: Collection[int] = (),
     ):
         if law.n != len(data.train[0]):
-            raise TrainingError(f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the number of samples")
+            raise TrainingError(
+                f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the "
+                f"number of samples"
+            )
         if chunk < 1:
             raise TrainingError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1")
         if not len(data.test[0]):
             raise TrainingError("the test set is empty: every method is judged on it, so give some samples")
         if data.train[1].ndim != 1 or data.train[1].is_floating_point():
             shape, kind = tuple(data.train[1].shape), data.train[1].dtype
-            raise TrainingError(f"the targets are of shape {shape} and type {kind}: the trainer judges classifiers, so give whole numbers of shape (n,)")
+            raise TrainingError(
+                f"the targets are of shape {shape} and type {kind}: the trainer judges classifiers, so give whole "
+                f"numbers of shape (n,)"
+            )
         self.model, self.optimizer, self.law, self.data = model, optimizer, law, data
         self.generator, self.loss, self.chunk, self.schedule, self.additive = generator, loss, chunk, schedule, additive
         self.measure, self.measure_at = measure, frozenset(measure_at)
         self.device = data.train[0].device
-        # a check of the loss waits for a device, so there it is made once in a while; the sums it looks at stay non-finite once they are
+        # a check of the loss waits for a device, so there it is made once in a while; the sums it looks at stay
+        # non-finite once they are
         self.check_every = 1 if self.device.type == "cpu" else 50
         self.steps_done = 0
         self.seconds = 0.0
@@ -140,10 +161,12 @@ class Trainer:
         identity: dict | None = None,
         until: Callable[[dict[str, float]], bool] | None = None,
     ) -> Run:
-        """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all images.
+        """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all
+        images.
 
-        save_every_s: seconds between checkpoints (0: after every step).  name, show: progress bar's title; None shows it on a terminal only.
-        identity: what the run is, stored in the checkpoint; a checkpoint of another run is refused.
+        save_every_s: seconds between checkpoints (0: after every step).  name, show: progress bar's title; None shows
+        it on a terminal only. identity: what the run is, stored in the checkpoint; a checkpoint of another run is
+        refused.
         until: looks at each new point of the curves, as {name: value}; the run is over when it says so.
         Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
         """
@@ -155,14 +178,22 @@ class Trainer:
             self._evaluate()
             self._measure()
         saved = time.perf_counter()
-        with tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=None if show is None else not show) as bar:
+        with tqdm(
+            total=steps,
+            initial=self.steps_done,
+            desc=name or self.law.name,
+            unit="step",
+            disable=None if show is None else not show,
+        ) as bar:
             over = False
             while self.steps_done < steps and not over:
                 self.step()
                 bar.update()
                 if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
                     self._evaluate()
-                    bar.set_postfix(loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}")
+                    bar.set_postfix(
+                        loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}"
+                    )
                     over = until is not None and until({name: values[-1] for name, values in self.curves.items()})
                 self._measure()
                 if checkpoint and time.perf_counter() - saved >= save_every_s:
@@ -170,14 +201,21 @@ class Trainer:
                     self._check(*self.model.parameters())
                     checkpoints.save(checkpoint, self._state(identity or {}))
                     saved = time.perf_counter()
-        final = {"steps": self.steps_done, **self._judge("train", *self.data.train), **self._judge("test", *self.data.test), "tested": len(self.data.test[0])}
+        final = {
+            "steps": self.steps_done,
+            **self._judge("train", *self.data.train),
+            **self._judge("test", *self.data.test),
+            "tested": len(self.data.test[0]),
+        }
         self.seconds = time.perf_counter() - started
         return Run(self.curves, final, self.seconds, self.measured)
 
-    # --- a step -----------------------------------------------------------------------------------------------------------------------------------------
+    # --- a step -------------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the schedule step."""
+        """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the
+        schedule step.
+        """
         inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
         self.optimizer.zero_grad(set_to_none=True)
         for weighted, total in backward_in_chunks(self.model, self.loss, inputs, targets, weights, self.chunk):
@@ -194,17 +232,25 @@ class Trainer:
     def _check(self, *others: torch.Tensor) -> None:
         """Raise Diverged unless the logged losses, and the other tensors, are finite."""
         if not all(torch.isfinite(tensor).all() for tensor in (self.sums, *others)):
-            rates = ", ".join(f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups}))
-            raise Diverged(f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: lower the rate or the noise")
+            rates = ", ".join(
+                f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups})
+            )
+            raise Diverged(
+                f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: "
+                f"lower the rate or the noise"
+            )
 
-    # --- judging ----------------------------------------------------------------------------------------------------------------------------------------
+    # --- judging ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _judge(self, name: str, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Mean loss and accuracy (a fraction) in evaluation mode."""
         training = self.model.training
         self.model.eval()
-        total, correct = torch.zeros((), dtype=torch.float64, device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        total, correct = (
+            torch.zeros((), dtype=torch.float64, device=self.device),
+            torch.zeros((), dtype=torch.int64, device=self.device),
+        )
         for start in range(0, len(inputs), _JUDGED_AT_ONCE):
             part = slice(start, start + _JUDGED_AT_ONCE)
             outputs = self.model(inputs[part])
@@ -219,7 +265,12 @@ class Trainer:
         inputs, targets = self.data.test
         since = self.steps_done - (self.curves["step"][-1] if self.curves["step"] else 0)
         weighted, clean = (self.sums / since).tolist() if since else (None, None)
-        point = {"step": self.steps_done, "step_loss": clean, "weighted_loss": weighted, **self._judge("train", *self.data.train)}
+        point = {
+            "step": self.steps_done,
+            "step_loss": clean,
+            "weighted_loss": weighted,
+            **self._judge("train", *self.data.train),
+        }
         point |= self._judge("test", inputs[: self.data.watched], targets[: self.data.watched])
         self._check(torch.tensor([point["train_loss"], point["test_loss"]]))
         for key in CURVES:
@@ -232,14 +283,30 @@ class Trainer:
         for key, value in ({"step": self.steps_done} | self.measure(self.model, self.steps_done)).items():
             self.measured.setdefault(key, []).append(value)
 
-    # --- checkpoints ------------------------------------------------------------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _state(self, identity: dict) -> dict:
-        state = {"identity": identity, "steps_done": self.steps_done, "seconds": self.seconds, "curves": self.curves, "sums": self.sums}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        state = {
+            "identity": identity,
+            "steps_done": self.steps_done,
+            "seconds": self.seconds,
+            "curves": self.curves,
+            "sums": self.sums,
+        }
+        state |= {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
         # torch's own generators too: a model with dropout draws from them
-        state |= {"torch": torch.get_rng_state(), "device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None}
-        state |= {"schedule": self.schedule.state_dict() if self.schedule is not None else None, "measured": self.measured}
+        state |= {
+            "torch": torch.get_rng_state(),
+            "device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        state |= {
+            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
+            "measured": self.measured,
+        }
         return state | {"additive": self.additive.state_dict() if hasattr(self.additive, "state_dict") else None}
 
     def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> None:
@@ -250,7 +317,10 @@ class Trainer:
         if changed := differences(state["identity"], identity):
             raise TrainingError(f"checkpoint {checkpoint} is of another run ({changed}): delete it to start this one")
         if state["steps_done"] > steps:
-            raise TrainingError(f"checkpoint {checkpoint} has done {state['steps_done']} steps, more than steps = {steps}: ask for more steps, or delete it")
+            raise TrainingError(
+                f"checkpoint {checkpoint} has done {state['steps_done']} steps, more than steps = {steps}: ask for "
+                f"more steps, or delete it"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())

@@ -1,4 +1,6 @@
-"""The noises of Table 1 by their covariance matrices, not by sampling; their schedules; the authors' variants; what is refused."""
+"""The noises of Table 1 by their covariance matrices, not by sampling; their schedules; the authors' variants; what is
+refused.
+"""
 
 import copy
 
@@ -8,9 +10,9 @@ from torch import nn
 
 from support import covariances
 from support.additive import langevin as dynamics
+from support.additive.langevin import NAMES, SgdNoise, by_name
 from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian, leading
-from support.additive.langevin import NAMES, SgdNoise, by_name
 from support.gradients import GradientMatrix
 from support.sampling import MiniBatch
 
@@ -26,7 +28,11 @@ def problem(seed=0):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     generator = torch.Generator().manual_seed(1)
-    return model, torch.randn(N, 5, generator=generator, dtype=torch.float64), torch.randint(0, 3, (N,), generator=generator)
+    return (
+        model,
+        torch.randn(N, 5, generator=generator, dtype=torch.float64),
+        torch.randint(0, 3, (N,), generator=generator),
+    )
 
 
 def sgd_noise(inputs, targets, **options):
@@ -64,10 +70,14 @@ def close(ours, dense, atol=1e-12):
 
 
 @pytest.mark.parametrize(
-    "covariance", [Diagonal(torch.tensor([1.0, 0.0, 4.0])), LowRank(torch.tensor([4.0, 1.0]), torch.eye(3)[:, 1:])], ids=["diagonal", "low rank"]
+    "covariance",
+    [Diagonal(torch.tensor([1.0, 0.0, 4.0])), LowRank(torch.tensor([4.0, 1.0]), torch.eye(3)[:, 1:])],
+    ids=["diagonal", "low rank"],
 )
 def test_a_draw_is_a_root_of_the_covariance_times_white_noise(covariance, monkeypatch):
-    """With unit vectors in place of white noise the draws are the columns of a root R, and R Rᵀ is the covariance: exact, without sampling."""
+    """With unit vectors in place of white noise the draws are the columns of a root R, and R Rᵀ is the covariance:
+    exact, without sampling.
+    """
     units = iter(torch.eye(len(covariance.variances if isinstance(covariance, Diagonal) else covariance.values)))
     monkeypatch.setattr(covariances, "_white", lambda size, like, generator: next(units))
     root = torch.stack([covariance.draw(None) for _ in range(len(next(iter(vars(covariance).values()))))], 1)
@@ -120,7 +130,9 @@ def test_the_codes_covariance_is_that_of_a_partition_into_batches():
 
 
 def test_the_codes_covariance_is_on_average_that_with_replacement_times_n_over_n_less_one():
-    """Over all partitions: two samples share a batch with chance (b−1)/(n−1); checked by enumeration for n = 4, b = 2, three partitions."""
+    """Over all partitions: two samples share a batch with chance (b−1)/(n−1); checked by enumeration for n = 4, b = 2,
+    three partitions.
+    """
     model, inputs, targets = problem()
     gradients = GradientMatrix(model, cross_entropy, inputs[:4], targets[:4])
     columns = gradients.dense()
@@ -259,7 +271,11 @@ def test_the_codes_hessian_noise_exceeds_the_trace_where_curvature_is_negative()
     noise(with_gradients(model, *samples), random())
     trace = sgd.diagonal(model, random()).sum()
     close(noise.covariance.trace(), trace * pairs.values.abs().sum() / pairs.values.sum(), atol=1e-8)
-    close(noise.covariance.dense(), (pairs.vectors * pairs.values.abs()) @ pairs.vectors.T * trace / pairs.values.sum(), atol=1e-8)
+    close(
+        noise.covariance.dense(),
+        (pairs.vectors * pairs.values.abs()) @ pairs.vectors.T * trace / pairs.values.sum(),
+        atol=1e-8,
+    )
     assert noise.covariance.trace() > 1.01 * trace
     paper = by_name("GLD-Hessian", sgd_noise(*samples), k=k)
     paper(with_gradients(model, *samples), random())
@@ -276,7 +292,13 @@ def test_the_codes_other_noises_are_silent_between_looks(name):
 
 def negative(protocol):
     """A loss that is concave in the parameters of a linear model: H has no positive eigenvalue."""
-    return SgdNoise(lambda outputs, _: -outputs.square().sum(1), torch.eye(4, dtype=torch.float64), torch.zeros(4), 2, protocol=protocol)
+    return SgdNoise(
+        lambda outputs, _: -outputs.square().sum(1),
+        torch.eye(4, dtype=torch.float64),
+        torch.zeros(4),
+        2,
+        protocol=protocol,
+    )
 
 
 @pytest.mark.parametrize("name", ["GLD-Hessian", "GLD-1st-eigenvector"])
@@ -304,7 +326,11 @@ def test_the_codes_first_eigenvector_takes_either_sign_and_its_hessian_noise_can
     ("name", "options", "message"),
     [
         ("GLD-best", {}, "no additive noise 'GLD-best': choose one of GLD-const"),
-        ("GLD-leading", {"k": N}, "k = 24 leading directions cannot be had: C of 24 samples has rank 23 at most; choose 1 ≤ k ≤ 23"),
+        (
+            "GLD-leading",
+            {"k": N},
+            "k = 24 leading directions cannot be had: C of 24 samples has rank 23 at most; choose 1 ≤ k ≤ 23",
+        ),
         ("GLD-leading", {"k": 0}, "k = 0 leading directions"),
         ("GLD-Hessian", {"k": 0}, "k = 0 leading directions make no noise"),
         ("GLD-const", {"sigma": -1.0}, "sigma = -1.0 is no standard deviation"),
@@ -402,7 +428,9 @@ def test_options_that_a_noise_does_not_take_are_named():
     _, *samples = problem()
     with pytest.raises(ValueError, match=r"GLD-dynamic takes no k: its options are every, rescale_every$"):
         by_name("GLD-dynamic", sgd_noise(*samples), k=3)
-    with pytest.raises(ValueError, match="GLD-1st-eigenvector takes no k: its options are every, rescale_every, tolerance"):
+    with pytest.raises(
+        ValueError, match="GLD-1st-eigenvector takes no k: its options are every, rescale_every, tolerance"
+    ):
         by_name("GLD-1st-eigenvector", sgd_noise(*samples), k=3)
     assert isinstance(by_name("gld-leading", sgd_noise(*samples), k=3), dynamics.Leading)
     with pytest.raises(ValueError, match=r"every = 1\.5 steps make no schedule"):

@@ -15,15 +15,26 @@ import pytest
 BOOK = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(str(p.relative_to(BOOK)) for folder in ("book", "notebooks") for p in (BOOK / folder).rglob("*.html"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
 ARGUMENTS += ["--disable-background-networking"]
 
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="no built book in _build/html: run `make book` first"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found: install it (Debian: apt-get install chromium) to test the book in a browser"),
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="no Chromium found: install it (Debian: apt-get install chromium) to test the book in a browser",
+    ),
 ]
 
-# the contrast of every text with the colour behind it, by the formula of the web's accessibility guidelines; returns what falls below the limit
+# the contrast of every text with the colour behind it, by the formula of the web's accessibility guidelines; returns
+# what falls below the limit
 LOW_CONTRAST = """(limit) => {
   const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
   const parse = c => (c.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
@@ -61,11 +72,16 @@ class Visit:
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.requests, self.complaints = [], []
         # a request to a host is recorded and refused: the book is read with the network off
-        self.context.route(lambda url: urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname != "127.0.0.1", lambda route: route.abort())
+        self.context.route(
+            lambda url: urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname != "127.0.0.1",
+            lambda route: route.abort(),
+        )
         self.context.set_default_timeout(60_000)
         self.page = self.context.new_page()
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address, wait_until="load")
         self.page.wait_for_function(MATH_READY)
@@ -97,14 +113,18 @@ def test_a_page_opens_from_disk_whole_and_quietly(chromium, page):
         text = "[...document.querySelectorAll('.bd-article :is(p, li, td, th, figcaption)')].map(e => e.innerText).join('\\n')"
         assert visit.page.evaluate(text + r".match(/\\\(|\\\[|\$\$|\\mathbb|\\frac/g)") is None
         # figures are lazy: wake them, then look
-        visit.page.evaluate("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))")
+        visit.page.evaluate(
+            "Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))"
+        )
         assert visit.page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)") == []
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.startswith("notebooks/")])
 def test_every_figure_has_alternative_text(chromium, page):
     with Visit(chromium, address(page)) as visit:
-        bare = visit.page.evaluate("[...document.querySelectorAll('.bd-article img')].filter(i => (i.alt || '').length < 20).map(i => i.src)")
+        bare = visit.page.evaluate(
+            "[...document.querySelectorAll('.bd-article img')].filter(i => (i.alt || '').length < 20).map(i => i.src)"
+        )
         assert bare == []
         assert visit.page.evaluate("document.querySelectorAll('.bd-article img').length") >= 2
 

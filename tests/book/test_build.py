@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from conftest import DEFAULTS, write_page
 
+from support.book import build as book
 from support.book import freshness
-from support.book import Book, build, refresh, smoke, stage
+from support.book.build import Book, build, refresh, smoke, stage
 from support.book.parameters import InputError, complete, defaults_of, named_set
 
-ROOT = keys.ROOT
+ROOT = freshness.ROOT
 HTML = ROOT / "_build" / "html"
-built = pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="no built book in _build/html: run `make book` first")
+built = pytest.mark.skipif(
+    not (HTML / "index.html").is_file(), reason="no built book in _build/html: run `make book` first"
+)
 PAGES = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
@@ -29,11 +32,17 @@ def tree(tmp_path):
     (root / "book").mkdir(parents=True)
     (root / "book" / "index.md").write_text("# Top\n\nFirst words.\n", encoding="utf-8")
     chapters = "  - file: notebooks/one/first\n    sections:\n    - file: notebooks/one/second\n"
-    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\nparts:\n- caption: One\n  chapters:\n{chapters}", encoding="utf-8")
+    (root / "_toc.yml").write_text(
+        f"format: jb-book\nroot: book/index\nparts:\n- caption: One\n  chapters:\n{chapters}", encoding="utf-8"
+    )
     config = "title: Small\nauthor: ''\nonly_build_toc_files: true\nexclude_patterns: [_build]\nexecute: {execute_notebooks: 'off'}\n"
     (root / "_config.yml").write_text(config, encoding="utf-8")
     for name in ("first", "second"):
-        write_page(root / "notebooks" / "one" / f"{name}.ipynb", f"print('{name}', b)", sets={"default": DEFAULTS, "smoke": {"b": 1}})
+        write_page(
+            root / "notebooks" / "one" / f"{name}.ipynb",
+            f"print('{name}', b)",
+            sets={"default": DEFAULTS, "smoke": {"b": 1}},
+        )
     return root
 
 
@@ -119,24 +128,28 @@ def test_outputs_are_refreshed_and_quick_runs_kept_apart(tree, capfd):
 
 
 def test_a_page_that_was_edited_while_it_ran_is_left_as_it_is(tree, capfd, monkeypatch):
-    from support.book import build
 
     first = tree / "notebooks" / "one" / "first.ipynb"
 
     def executed(*arguments):
         tasks = execute(*arguments)
-        first.write_text(first.read_text(encoding="utf-8").replace("print('first', b)", "print('mine', b)"), encoding="utf-8")
+        first.write_text(
+            first.read_text(encoding="utf-8").replace("print('first', b)", "print('mine', b)"), encoding="utf-8"
+        )
         return tasks
 
     execute = book.execute
     monkeypatch.setattr(book, "execute", executed)
     assert refresh(tree) == 1
     said = capfd.readouterr()
-    assert "notebooks/one/first.ipynb  was edited while it ran" in said.err and "notebooks/one/second.ipynb  refreshed" in said.out
+    assert (
+        "notebooks/one/first.ipynb  was edited while it ran" in said.err
+        and "notebooks/one/second.ipynb  refreshed" in said.out
+    )
     assert "print('mine', b)" in first.read_text(encoding="utf-8")
 
 
-# --- this repository ------------------------------------------------------------------------------------------------------------------------------------------
+# --- this repository --------------------------------------------------------------------------------------------------
 
 
 def test_every_notebook_is_in_the_table_of_contents():
@@ -165,11 +178,17 @@ def article(path):
 
 
 def pages_of(html):
-    return {path.relative_to(html).as_posix() for folder in ("book", "notebooks") for path in (html / folder).rglob("*.html")}
+    return {
+        path.relative_to(html).as_posix()
+        for folder in ("book", "notebooks")
+        for path in (html / folder).rglob("*.html")
+    }
 
 
 def test_plain_jupyter_book_gives_the_same_book(tmp_path):
-    """From the committed outputs, executing nothing, in a tree that also holds an environment, caches and stray Markdown."""
+    """From the committed outputs, executing nothing, in a tree that also holds an environment, caches and stray
+    Markdown.
+    """
     for name in ("_config.yml", "_toc.yml", "constraints.txt", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("book", "notebooks"):
@@ -178,21 +197,30 @@ def test_plain_jupyter_book_gives_the_same_book(tmp_path):
         (tmp_path / stray).mkdir(parents=True)
         (tmp_path / stray / "index.md").write_text("# Stray\n\n{ref}`nowhere`\n", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*JUPYTER_BOOK, "build", ".", "-q"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*JUPYTER_BOOK, "build", ".", "-q"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     html = tmp_path / "_build" / "html"
-    documents = {f"notebooks/{name}.html" for name in Book(ROOT).pages()} | {f"book/{path.stem}.html" for path in (ROOT / "book").glob("*.md")}
+    documents = {f"notebooks/{name}.html" for name in Book(ROOT).pages()} | {
+        f"book/{path.stem}.html" for path in (ROOT / "book").glob("*.md")
+    }
     assert pages_of(html) == documents
     assert article(html / "book" / "ledger.html").count("no check yet") > 1
     if (HTML / "index.html").is_file():
         assert pages_of(HTML) == documents
-        assert article(HTML / "book" / "ledger.html") == article(html / "book" / "ledger.html"), "run `make notebooks`, then `make book`"
+        assert article(HTML / "book" / "ledger.html") == article(html / "book" / "ledger.html"), (
+            "run `make notebooks`, then `make book`"
+        )
 
 
 @built
 def test_the_book_asks_nothing_of_the_network():
-    outside = re.compile(r"""<(?:script|link|img|iframe|source)[^>]*?(?:src|href)=["']?(?:https?:)?//[^\s>]+|url\(["']?(?:https?:)?//[^)]+|@import[^;]+""")
+    outside = re.compile(
+        r"""<(?:script|link|img|iframe|source)[^>]*?(?:src|href)=["']?(?:https?:)?//[^\s>]+|url\(["']?(?:https?:)?//[^)]+|@import[^;]+
+        """
+    )
     files = [*HTML.rglob("*.html"), *(HTML / "_static").glob("*.css")]
     asked = {path.name: found for path in files if (found := outside.findall(path.read_text(encoding="utf-8")))}
     assert asked == {}
@@ -201,7 +229,9 @@ def test_the_book_asks_nothing_of_the_network():
 @built
 def test_every_link_inside_the_book_leads_somewhere():
     """Files and anchors; the links between a claim's box and its entry in the ledger among them."""
-    pages = {path: path.read_text(encoding="utf-8") for path in sorted(HTML.rglob("*.html")) if "_static" not in path.parts}
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in sorted(HTML.rglob("*.html")) if "_static" not in path.parts
+    }
     anchors = {path: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for path, text in pages.items()}
     dead = []
     for path, text in pages.items():

@@ -13,12 +13,11 @@ import nbformat
 import pytest
 from conftest import DEFAULTS, write_page
 
-from support import parameters
-from support.book import execute
-from support.book import freshness
+from support.book import execute as batch
+from support.book import freshness, parameters
 from support.book.execute import PageError, execute, html
-from support.page import ParameterError
 from support.book.parameters import InputError, complete, defaults_of, file_name, grid, value
+from support.page import ParameterError
 
 
 def test_the_parameters_cell_is_read(tiny):
@@ -74,7 +73,22 @@ def test_a_grid_is_the_product_of_its_axes():
     assert grid(["widths=[1, 2],[3]"], {"widths": [1]}) == [{"widths": [1, 2]}, {"widths": [3]}]
 
 
-MALFORMED = ["b", "b=", "=3", "b=1..", "b=5..1", "b=1,,2", "b=,1", "b=1,", "b=1,1", "b=1..3,2", "b c=1", "b=1.5..2", "b=[1,2", "name=it's"]
+MALFORMED = [
+    "b",
+    "b=",
+    "=3",
+    "b=1..",
+    "b=5..1",
+    "b=1,,2",
+    "b=,1",
+    "b=1,",
+    "b=1,1",
+    "b=1..3,2",
+    "b c=1",
+    "b=1.5..2",
+    "b=[1,2",
+    "name=it's",
+]
 
 
 @pytest.mark.parametrize("axis", MALFORMED)
@@ -92,7 +106,10 @@ def test_an_axis_given_twice_and_an_empty_grid_are_refused():
 
 def test_file_names_are_safe_and_distinct():
     assert file_name("p", {"b": 10, "seed": 1}) == "p__b=10__seed=1"
-    names = {file_name("p", {"x": text}) for text in ("a/b", "a b", "a:b", "../b", "a" * 300, "a" * 301, "雜" * 99, "雜" * 98)}
+    names = {
+        file_name("p", {"x": text})
+        for text in ("a/b", "a b", "a:b", "../b", "a" * 300, "a" * 301, "雜" * 99, "雜" * 98)
+    }
     assert len(names) == 8
     assert all(len(name.encode()) < 140 and "/" not in name and " " not in name for name in names)
 
@@ -101,7 +118,8 @@ def test_execution_is_clean_and_repeatable(tmp_path):
     page = write_page(
         tmp_path / "notebooks" / "part" / "p.ipynb",
         "import os, sys\nprint('one')\nprint('two', flush=True)\nprint('three')\nprint('said', file=sys.stderr)",
-        "print(os.getcwd().endswith('part'), os.environ['OMP_NUM_THREADS'], b)\nfrom support.sampling import MiniBatch\nb",
+        "print(os.getcwd().endswith('part'), os.environ['OMP_NUM_THREADS'], b)\nfrom support.sampling import "
+        "MiniBatch\nb",
         sets={"default": DEFAULTS},
     )
     before, environment = Path.cwd(), dict(os.environ)
@@ -112,8 +130,15 @@ def test_execution_is_clean_and_repeatable(tmp_path):
     assert {"support.page", "support.sampling", "support._random"} <= set(used["modules"])
     assert "support.book.execute" not in used["modules"]
     executed, source = nbformat.read(tmp_path / "once.ipynb", 4), nbformat.read(page, 4)
-    assert [(c.id, c.source, c.metadata) for c in executed.cells] == [(c.id, c.source, c.metadata) for c in source.cells]
-    outputs = [output.get("text") or output.data["text/plain"] for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [(c.id, c.source, c.metadata) for c in executed.cells] == [
+        (c.id, c.source, c.metadata) for c in source.cells
+    ]
+    outputs = [
+        output.get("text") or output.data["text/plain"]
+        for cell in executed.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
     assert outputs == ["one\ntwo\nthree\n", "said\n", "True 1 3\n", "3"]
     assert "papermill" not in json.dumps(executed)
     assert executed.metadata.language_info == {"name": "python"}
@@ -132,7 +157,12 @@ def test_other_parameters_are_seen_on_the_page(tiny, tmp_path):
 
 
 def test_a_failing_page_says_where(tmp_path):
-    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "print('fine')", "x = 1\nraise RuntimeError('too many\\nlines')", "print('never')")
+    page = write_page(
+        tmp_path / "notebooks" / "part" / "p.ipynb",
+        "print('fine')",
+        "x = 1\nraise RuntimeError('too many\\nlines')",
+        "print('never')",
+    )
     with pytest.raises(PageError, match=r"p: cell `x = 1` failed: RuntimeError: too many \| lines"):
         execute(page, tmp_path / "out.ipynb")
     assert not (tmp_path / "out.ipynb").exists()
@@ -148,7 +178,9 @@ def test_a_page_as_html_stands_alone(tiny, tmp_path):
     text = html(tmp_path / "out.ipynb")
     assert "3 0.5" in text
     assert "MathJax = {" in text
-    asked = re.findall(r"""<(?:script|link|img)[^>]*?(?:src|href)=["']?(?!data:)[^\s>]+|url\(["']?https?:[^)]+|@import[^;]+""", text)
+    asked = re.findall(
+        r"""<(?:script|link|img)[^>]*?(?:src|href)=["']?(?!data:)[^\s>]+|url\(["']?https?:[^)]+|@import[^;]+""", text
+    )
     assert asked == []
 
 
@@ -157,11 +189,15 @@ def result_names(folder):
 
 
 def test_a_killed_batch_continues(tmp_path):
-    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "import time\ntime.sleep(0.6)\nprint(seed)", parameters="seed = 0")
+    page = write_page(
+        tmp_path / "notebooks" / "part" / "p.ipynb", "import time\ntime.sleep(0.6)\nprint(seed)", parameters="seed = 0"
+    )
     out = tmp_path / "out"
     command = [sys.executable, "-m", "support", "batch", str(page), "-p", "seed=1..4", "-o", str(out), "-j", "1"]
-    environment = os.environ | {"PYTHONPATH": str(keys.ROOT)}
-    running = subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(freshness.ROOT)}
+    running = subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 90
     while len(list(out.glob("*.key.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -182,7 +218,9 @@ def test_a_killed_batch_continues(tmp_path):
 
 
 def test_failures_are_listed_with_the_command_that_repeats_them(tmp_path, capfd):
-    page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "assert seed != 2, 'two is out'", parameters="seed = 0")
+    page = write_page(
+        tmp_path / "notebooks" / "part" / "p.ipynb", "assert seed != 2, 'two is out'", parameters="seed = 0"
+    )
     assert batch.batch(page, ["seed=1,2"], tmp_path / "out", jobs=2) == 1
     said = capfd.readouterr()
     assert "1 executed, 0 finished before, 1 failed" in said.out
@@ -191,7 +229,7 @@ def test_failures_are_listed_with_the_command_that_repeats_them(tmp_path, capfd)
     assert result_names(tmp_path / "out") == ["p__seed=1.ipynb", "p__seed=2.failed.ipynb"]
 
 
-# --- keys -----------------------------------------------------------------------------------------------------------------------------------------------------
+# --- keys -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -206,11 +244,13 @@ def sealed(tmp_path):
         "claims": {"wu.x": "1", "wu.y": "1"},
         "records": {"run/1.json": "1", "run/2.json": "1", "all/3.json": "1"},
     }
-    keys.store(key, keys.make("source", {"b": 1}, "how", keys.Inputs(**inputs), used), [result])
+    freshness.store(key, freshness.make("source", {"b": 1}, "how", freshness.Inputs(**inputs), used), [result])
 
     def stale(kind="constraints", change=None, source="source", parameters=None, how="how"):
-        changed = inputs | ({kind: inputs[kind] | change} if isinstance(change, dict) else {kind: change} if change else {})
-        return keys.stale(key, source, parameters or {"b": 1}, how, keys.Inputs(**changed))
+        changed = inputs | (
+            {kind: inputs[kind] | change} if isinstance(change, dict) else {kind: change} if change else {}
+        )
+        return freshness.stale(key, source, parameters or {"b": 1}, how, freshness.Inputs(**changed))
 
     stale.result, stale.key = result, key
     return stale
@@ -248,15 +288,15 @@ def test_digests_follow_the_files(tmp_path):
     (package / "deep").mkdir(parents=True)
     for name in ("__init__.py", "a.py", "deep/__init__.py", "deep/b.py"):
         (package / name).write_text("1", encoding="utf-8")
-    first = keys.Inputs.take(tmp_path / "records", package)
+    first = freshness.Inputs.take(tmp_path / "records", package)
     assert set(first.modules) == {"support", "support.a", "support.deep", "support.deep.b"}
     assert first.records == {}
     (tmp_path / "records" / "run").mkdir(parents=True)
     for name in ("1.json", ".2.json.part"):  # the second is on its way
         (tmp_path / "records" / "run" / name).write_text("1", encoding="utf-8")
-    assert set(keys.Inputs.take(tmp_path / "records", package).records) == {"run/1.json"}
+    assert set(freshness.Inputs.take(tmp_path / "records", package).records) == {"run/1.json"}
     (package / "a.py").write_text("2", encoding="utf-8")
-    second = keys.Inputs.take(tmp_path / "records", package)
+    second = freshness.Inputs.take(tmp_path / "records", package)
     assert {name for name in first.modules if first.modules[name] != second.modules[name]} == {"support.a"}
     assert "wu.prop1.with" in first.claims
 
@@ -271,7 +311,7 @@ def test_a_second_process_takes_over_what_the_first_has_made(tmp_path):
     """As one that waited: by the time it has the lock the result is fresh."""
     page = write_page(tmp_path / "notebooks" / "part" / "p.ipynb", "print(seed)", parameters="seed = 0")
     task = batch.Task(page, tmp_path / "p.ipynb", {"seed": 1})
-    inputs = keys.Inputs.take(tmp_path)
+    inputs = freshness.Inputs.take(tmp_path)
     first, second, again = (batch.perform(task, inputs, force=force) for force in (False, False, True))
     assert (first.reason, second.reason, again.reason) == ("new", None, "asked")
     assert first.error is None and not list(tmp_path.glob(".*"))
@@ -287,7 +327,7 @@ def test_a_notebook_cut_short_by_a_full_disk_is_one_failed_page(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(papermill, "execute_notebook", full)
-    done = batch.perform(batch.Task(page, tmp_path / "p.ipynb", {"seed": 1}), keys.Inputs.take(tmp_path))
+    done = batch.perform(batch.Task(page, tmp_path / "p.ipynb", {"seed": 1}), freshness.Inputs.take(tmp_path))
     assert "p: OSError: [Errno 28] No space left on device" in done.error
 
 

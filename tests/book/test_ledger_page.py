@@ -8,13 +8,34 @@ import pytest
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
-from support.claims import ledger, ledger_page
+from support.book import ledger_page
+from support.claims import ledger
 from support.claims.check import MIME
 
 CLAIMS = [
-    {"id": "wu.one", "where": "Section 1", "kind": "mathematical", "statement": "The mean is $\\frac1n$ & <all>.", "expected": "confirmed"},
-    {"id": "wu.two_b", "where": "Section 2", "kind": "mathematical", "statement": "It is $3$.", "expected": "corrected", "truth": "It is $4$."},
-    {"id": "wu.three", "where": "Section 3", "kind": "convention", "statement": "A name.", "expected": "noted", "reason": "Nothing to compute."},
+    {
+        "id": "wu.one",
+        "where": "Section 1",
+        "kind": "mathematical",
+        "statement": "The mean is $\\frac1n$ & <all>.",
+        "expected": "confirmed",
+    },
+    {
+        "id": "wu.two_b",
+        "where": "Section 2",
+        "kind": "mathematical",
+        "statement": "It is $3$.",
+        "expected": "corrected",
+        "truth": "It is $4$.",
+    },
+    {
+        "id": "wu.three",
+        "where": "Section 3",
+        "kind": "convention",
+        "statement": "A name.",
+        "expected": "noted",
+        "reason": "Nothing to compute.",
+    },
     {"id": "wu.four", "where": "Figure 1", "kind": "empirical", "statement": "It learns."},
 ]
 
@@ -29,15 +50,32 @@ def papers(monkeypatch):
 
 
 def verdict(name, says, **more):
-    return {"id": name, "verdict": says, "relation": "==", "rows": [{"measured": "3", "printed": "4"}], "note": "", "default": True} | more
+    return {
+        "id": name,
+        "verdict": says,
+        "relation": "==",
+        "rows": [{"measured": "3", "printed": "4"}],
+        "note": "",
+        "default": True,
+    } | more
 
 
 def write_notebook(path, *verdicts):
-    outputs = [{"output_type": "display_data", "metadata": {}, "data": {MIME: item, "text/html": "<p>box</p>"}} for item in verdicts]
+    outputs = [
+        {"output_type": "display_data", "metadata": {}, "data": {MIME: item, "text/html": "<p>box</p>"}}
+        for item in verdicts
+    ]
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Page"}]
-    cells += [{"cell_type": "code", "id": "b", "metadata": {}, "source": "check()", "execution_count": 1, "outputs": outputs}]
+    cells += [
+        {"cell_type": "code", "id": "b", "metadata": {}, "source": "check()", "execution_count": 1, "outputs": outputs}
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
+    path.write_text(
+        json.dumps(
+            {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+        ),
+        encoding="utf-8",
+    )
 
 
 @pytest.fixture
@@ -48,11 +86,16 @@ def build(tmp_path, papers):
     def make(notebooks, afresh=True):
         (source / "book").mkdir(parents=True, exist_ok=True)
         (source / "constraints.txt").write_text("numpy==2.4.6\nPyYAML==6.0.3\n", encoding="utf-8")
-        (source / "book" / "ledger.md").write_text("# Ledger\n\n```{ledger}\n```\n\n## Versions\n\n```{versions}\nnumpy pyyaml\n```\n", encoding="utf-8")
+        (source / "book" / "ledger.md").write_text(
+            "# Ledger\n\n```{ledger}\n```\n\n## Versions\n\n```{versions}\nnumpy pyyaml\n```\n", encoding="utf-8"
+        )
         for name, verdicts in notebooks.items():
             write_notebook(source / "notebooks" / "part" / f"{name}.ipynb", *verdicts)
         names = sorted(path.stem for path in (source / "notebooks" / "part").glob("*.ipynb"))
-        (source / "index.md").write_text("# Top\n\n```{toctree}\nbook/ledger\n" + "".join(f"notebooks/part/{n}\n" for n in names) + "```\n", encoding="utf-8")
+        (source / "index.md").write_text(
+            "# Top\n\n```{toctree}\nbook/ledger\n" + "".join(f"notebooks/part/{n}\n" for n in names) + "```\n",
+            encoding="utf-8",
+        )
         settings = {
             "extensions": ["myst_nb", "support.book.ledger_page"],
             "nb_execution_mode": "off",
@@ -74,7 +117,12 @@ def claim_html(page, anchor):
 
 
 def test_the_page_shows_every_claim_and_its_evidence(build):
-    said, page = build({"alpha": [verdict("wu.one", "confirmed", note="the mean $m$")], "beta": [verdict("wu.two_b", "corrected", relation="<=")]})
+    said, page = build(
+        {
+            "alpha": [verdict("wu.one", "confirmed", note="the mean $m$")],
+            "beta": [verdict("wu.two_b", "corrected", relation="<=")],
+        }
+    )
     assert said == ""
     assert re.findall(r'class="[^"]*?(verdict-[a-z-]+)[^"]*?container" id="claim-([a-z-]+)"', page) == [
         ("verdict-confirmed", "wu-one"),
@@ -92,7 +140,11 @@ def test_the_page_shows_every_claim_and_its_evidence(build):
     assert "measured &lt;= as printed" in two
     assert "Nothing to compute." in claim_html(page, "wu-three")
     summary = re.sub(r"<[^>]+>|\s+", " ", page.partition("ledger-summary")[2].partition("</table>")[0])
-    assert re.search(r"confirmed +1 +1 +corrected +1 +1 +refuted +0 +0 +not reproduced +0 +0 +noted +1 +1 .*no check yet +1 +1 +all +4 +4", summary)
+    assert re.search(
+        r"confirmed +1 +1 +corrected +1 +1 +refuted +0 +0 +not reproduced +0 +0 +noted +1 +1 .*no check yet +1 +1 "
+        r"+all +4 +4",
+        summary,
+    )
     assert "_static/ledger.js" in page
     assert re.search(r"numpy</p></td>\s*<td><p>2\.4\.6</p></td>", page)
     assert re.search(r"pyyaml</p></td>\s*<td><p>6\.0\.3</p></td>", page)
@@ -109,14 +161,20 @@ def test_a_changed_notebook_renews_the_page(build):
     build({"alpha": [verdict("wu.four", "not reproduced")]})
     said, page = build({"alpha": [verdict("wu.four", "confirmed")]}, afresh=False)
     assert said == ""
-    assert "verdict-confirmed" in claim_html(page, "wu-four") or 'verdict-confirmed paper-wu docutils container" id="claim-wu-four"' in page
+    assert (
+        "verdict-confirmed" in claim_html(page, "wu-four")
+        or 'verdict-confirmed paper-wu docutils container" id="claim-wu-four"' in page
+    )
     _, page = build({"beta": [verdict("wu.one", "confirmed")]}, afresh=False)
     assert "beta.html#check-wu-one" in page
 
 
 def test_two_verdicts_on_one_claim_are_a_warning(build):
     said, _ = build({"alpha": [verdict("wu.four", "confirmed")], "beta": [verdict("wu.four", "not reproduced")]})
-    assert "wu.four: contradictory verdicts: confirmed on notebooks/part/alpha, not reproduced on notebooks/part/beta" in said
+    assert (
+        "wu.four: contradictory verdicts: confirmed on notebooks/part/alpha, not reproduced on notebooks/part/beta"
+        in said
+    )
 
 
 def test_a_verdict_on_an_unknown_claim_is_a_warning(build):
@@ -130,8 +188,21 @@ def test_the_ledgers_own_texts_can_be_read(tmp_path):
     said = io.StringIO()
     settings = {"extensions": ["myst_nb", "support.book.ledger_page"], "myst_enable_extensions": ["dollarmath"]}
     with docutils_namespace():
-        Sphinx(str(tmp_path), None, str(tmp_path / "o"), str(tmp_path / "t"), "html", confoverrides=settings, status=None, warning=said).build()
+        Sphinx(
+            str(tmp_path),
+            None,
+            str(tmp_path / "o"),
+            str(tmp_path / "t"),
+            "html",
+            confoverrides=settings,
+            status=None,
+            warning=said,
+        ).build()
     page = (tmp_path / "o" / "index.html").read_text(encoding="utf-8")
     assert said.getvalue() == ""
-    assert sorted(re.findall(r'id="(claim-[^"]+)"', page)) == sorted(ledger_page.anchor(name, "claim") for name in ledger.load())
-    assert "$" not in re.sub(r"<[^>]+>", "", page.partition("ledger-summary")[2].partition("<footer")[0]).replace("\\$", "")
+    assert sorted(re.findall(r'id="(claim-[^"]+)"', page)) == sorted(
+        ledger_page.anchor(name, "claim") for name in ledger.load()
+    )
+    assert "$" not in re.sub(r"<[^>]+>", "", page.partition("ledger-summary")[2].partition("<footer")[0]).replace(
+        "\\$", ""
+    )

@@ -1,4 +1,6 @@
-"""Exact averaged risks against enumeration in rationals, the finite-training-set module, closed forms and simulation; the corrected bound over random laws."""
+"""Exact averaged risks against enumeration in rationals, the finite-training-set module, closed forms and simulation;
+the corrected bound over random laws.
+"""
 
 import math
 from fractions import Fraction
@@ -9,11 +11,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.bench.exact import kronecker_map
-from support.exact.averaged import BatchNoise, bound, exact_constants, fixed, fresh, inverse_T, kappa, lr_limit, matched, risks, simulated
+from support.exact.averaged import (
+    BatchNoise,
+    bound,
+    exact_constants,
+    fixed,
+    fresh,
+    inverse_T,
+    kappa,
+    lr_limit,
+    matched,
+    risks,
+    simulated,
+)
 from support.exact.least_squares import expected_losses, growth
 from support.exact.populations import FinitePopulation, GaussianPopulation
 from support.exact.theorem_one import counted_risks, outcomes, random_case
-from support.sampling import Bernoulli, Compensated, FullBatch, GaussianCovariance, GaussianFisher, MiniBatch, Rademacher, SparseCovariance, SparseFisher
+from support.sampling import (
+    Bernoulli,
+    Compensated,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    MiniBatch,
+    Rademacher,
+    SparseCovariance,
+    SparseFisher,
+)
 
 
 def rational(values):
@@ -25,16 +49,24 @@ POPULATION = FinitePopulation(X, Y, rational([Fraction(1, 2), Fraction(1, 3), Fr
 
 
 @pytest.mark.parametrize(
-    "law", [MiniBatch(3, 2), MiniBatch(3, 2, replace=False), Bernoulli(3, 2), Rademacher(2, 2), FullBatch(2, 1)], ids=lambda law: f"{law.name}-{law.replace}"
+    "law",
+    [MiniBatch(3, 2), MiniBatch(3, 2, replace=False), Bernoulli(3, 2), Rademacher(2, 2), FullBatch(2, 1)],
+    ids=lambda law: f"{law.name}-{law.replace}",
 )
 def test_propagation_equals_the_enumeration_of_all_paths_in_rationals(law):
     ours = risks(POPULATION, fresh(law), LR, START, 2)
     for k in range(3):
-        assert (ours.last[k], ours.averaged[k]) == counted_risks(POPULATION, outcomes(POPULATION, law.atoms()), LR, START, k)
+        assert (ours.last[k], ours.averaged[k]) == counted_risks(
+            POPULATION, outcomes(POPULATION, law.atoms()), LR, START, k
+        )
     assert all(isinstance(value, Fraction) for row in ours for value in row)
 
 
-@pytest.mark.parametrize("law", [MiniBatch(3, 2), MiniBatch(3, 2, replace=False), GaussianFisher(3, 1), Compensated(3, 1, 2)], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "law",
+    [MiniBatch(3, 2), MiniBatch(3, 2, replace=False), GaussianFisher(3, 1), Compensated(3, 1, 2)],
+    ids=lambda law: law.name,
+)
 def test_a_fixed_training_set_is_a_population(law):
     population = FinitePopulation(X, Y)
     floor = (population.residuals**2).sum() / 6
@@ -43,18 +75,26 @@ def test_a_fixed_training_set_is_a_population(law):
 
 
 def test_floats_agree_with_rationals_and_singular_second_moments_are_reduced():
-    """A doubled column: Σ is singular, θ* is the shortest minimiser, and the risk is the same from any start with the same part in the range."""
+    """A doubled column: Σ is singular, θ* is the shortest minimiser, and the risk is the same from any start with the
+    same part in the range.
+    """
     doubled = np.hstack([X, X[:, :1]])
     exact = FinitePopulation(doubled, Y)
     start = rational([0, 1, 3])
     ours = FinitePopulation(doubled.astype(float), Y.astype(float))
     np.testing.assert_allclose(ours.optimum, exact.optimum.astype(float), rtol=1e-12)
-    np.testing.assert_allclose(ours.optimum, np.linalg.lstsq(doubled.astype(float), Y.astype(float), rcond=None)[0], rtol=1e-10)
-    for a, b in zip(risks(ours, matched(2), 0.1, start.astype(float), 8), risks(exact, matched(2), LR, start, 8), strict=True):
+    np.testing.assert_allclose(
+        ours.optimum, np.linalg.lstsq(doubled.astype(float), Y.astype(float), rcond=None)[0], rtol=1e-10
+    )
+    for a, b in zip(
+        risks(ours, matched(2), 0.1, start.astype(float), 8), risks(exact, matched(2), LR, start, 8), strict=True
+    ):
         np.testing.assert_allclose(a, b.astype(float), rtol=1e-11)
     shifted = start + rational([1, 0, -1])
     assert exact.rank == ours.rank == 2
-    assert list(risks(exact, matched(2), LR, shifted, 3).averaged) == list(risks(exact, matched(2), LR, start, 3).averaged)
+    assert list(risks(exact, matched(2), LR, shifted, 3).averaged) == list(
+        risks(exact, matched(2), LR, start, 3).averaged
+    )
     inside = ours.optimum + ours.error_of(start.astype(float))
     constants = [bound(ours, matched(2), 0.1, point).C2 for point in (start.astype(float), inside)]
     assert constants[0] == pytest.approx(constants[1])
@@ -73,7 +113,10 @@ def test_theorem_ones_covariance_is_sgds_whatever_B(b, extra):
 def test_other_covariances():
     b, B = 2, 5
     assert fresh(MiniBatch(B, b)).strength == Fraction(1, b) + Fraction(1, B) - Fraction(1, b * B)
-    assert (fresh(GaussianFisher(B, b)).strength, fresh(GaussianFisher(B, b)).jitter) == (Fraction(1, b) + Fraction(1, B), Fraction(1, b))
+    assert (fresh(GaussianFisher(B, b)).strength, fresh(GaussianFisher(B, b)).jitter) == (
+        Fraction(1, b) + Fraction(1, B),
+        Fraction(1, b),
+    )
     assert fresh(SparseFisher(B, b, 3)) == fresh(GaussianFisher(B, b))
     assert fixed(MiniBatch(B, b)) == matched(b)
     assert fixed(MiniBatch(B, B, replace=False)) == BatchNoise(0, 0)
@@ -99,7 +142,11 @@ def test_isserlis():
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
-@pytest.mark.parametrize("law", [GaussianCovariance(6, 2, replace=False), GaussianFisher(4, 2), FullBatch(2, 1)], ids=["matched", "Fisher", "SGD"])
+@pytest.mark.parametrize(
+    "law",
+    [GaussianCovariance(6, 2, replace=False), GaussianFisher(4, 2), FullBatch(2, 1)],
+    ids=["matched", "Fisher", "SGD"],
+)
 def test_simulation_agrees_within_five_standard_errors(law):
     population, theta = FinitePopulation(X.astype(float), Y.astype(float), [0.5, 0.3, 0.2]), np.array([1.0, -2.0])
     mean, error = simulated(population, law, 0.2, theta, [0, 3, 15], 20_000, np.random.default_rng(7))
@@ -154,8 +201,16 @@ def growth_of(population, noise, lr):
         for j in range(d):
             A = np.zeros((d, d))
             A[i, j] = 1
-            fourth = (population.inputs.T * (population.probabilities * ((population.inputs @ A) * population.inputs).sum(1))) @ population.inputs
-            columns.append((A - lr * (sigma @ A + A @ sigma) + lr**2 * (float(noise.strength) * fourth + float(noise.pairs) * sigma @ A @ sigma)).ravel())
+            fourth = (
+                population.inputs.T * (population.probabilities * ((population.inputs @ A) * population.inputs).sum(1))
+            ) @ population.inputs
+            columns.append(
+                (
+                    A
+                    - lr * (sigma @ A + A @ sigma)
+                    + lr**2 * (float(noise.strength) * fourth + float(noise.pairs) * sigma @ A @ sigma)
+                ).ravel()
+            )
     return float(np.abs(np.linalg.eigvals(np.array(columns))).max())
 
 
@@ -163,7 +218,11 @@ def test_inverse_T_solves_its_equation_and_a_gaussian_frame_is_the_dense_one():
     population, noise, lr, _ = random_case(np.random.default_rng(5))
     M = inverse_T(population, noise, lr, population.frame.identity)
     frame = population.frame
-    back = frame.left(M) + frame.left(M).T - lr * (float(noise.strength) * frame.spread(M) + float(noise.pairs) * frame.left(frame.left(M).T))
+    back = (
+        frame.left(M)
+        + frame.left(M).T
+        - lr * (float(noise.strength) * frame.spread(M) + float(noise.pairs) * frame.left(frame.left(M).T))
+    )
     np.testing.assert_allclose(back, np.eye(population.rank), atol=1e-9)
     assert growth_of(population, noise, lr) < 1
     law = MiniBatch(4, 2)
@@ -176,11 +235,15 @@ def test_the_kronecker_route_gives_the_same_second_moment():
     population, noise, theta = FinitePopulation(x, x.sum(1)), BatchNoise(0.3, 0.1), np.array([2.0, 0, -1])
     start = theta - population.optimum
     after = np.linalg.matrix_power(kronecker_map(population, noise, 0.1), 9) @ np.outer(start, start).ravel()
-    assert risks(population, noise, 0.1, theta, 9).last[-1] == pytest.approx(np.sum(population.second_moment.ravel() * after) / 2, rel=1e-10)
+    assert risks(population, noise, 0.1, theta, 9).last[-1] == pytest.approx(
+        np.sum(population.second_moment.ravel() * after) / 2, rel=1e-10
+    )
 
 
 def test_two_hundred_dimensions():
-    """Against the recursion written with dense matrices; large enough for numpy to reuse the memory of what it takes for temporaries."""
+    """Against the recursion written with dense matrices; large enough for numpy to reuse the memory of what it takes
+    for temporaries.
+    """
     rng, d, lr = np.random.default_rng(3), 200, 0.01
     x, theta, noise = rng.standard_normal((300, d)), rng.standard_normal(d), matched(3)
     population = FinitePopulation(x, x.sum(1) + rng.standard_normal(300))
@@ -190,15 +253,22 @@ def test_two_hundred_dimensions():
     for k in range(4):
         assert ours.last[k] == pytest.approx(np.sum(sigma * second) / 2, rel=1e-9)
         gradients = (x.T * (((x @ second) * x).sum(1) - 2 * e * (x @ mean) + e**2)) @ x / 300
-        second = second - lr * (sigma @ second + second @ sigma) + lr**2 * (gradients / 3 + 2 / 3 * sigma @ second @ sigma)
+        second = (
+            second - lr * (sigma @ second + second @ sigma) + lr**2 * (gradients / 3 + 2 / 3 * sigma @ second @ sigma)
+        )
         mean = mean - lr * sigma @ mean
 
 
 def test_bounds_in_one_dimension_by_hand():
-    """x = 1 with probability 1/10, else 0; y = 0; θ_0 = 1: the printed C2 is 15/2, the true limit 19/2, the corrected C2 20/2."""
+    """x = 1 with probability 1/10, else 0; y = 0; θ_0 = 1: the printed C2 is 15/2, the true limit 19/2, the corrected
+    C2 20/2.
+    """
     population, noise, start = FinitePopulation([[1.0], [0.0]], [0.0, 0.0], [0.1, 0.9]), matched(1), np.ones(1)
     assert kappa(population, noise) == pytest.approx(1)
-    found = [form.C2 for form in (bound(population, noise, 1.0, start, "printed"), exact_constants(population, noise, 1.0, start))]
+    found = [
+        form.C2
+        for form in (bound(population, noise, 1.0, start, "printed"), exact_constants(population, noise, 1.0, start))
+    ]
     assert found == pytest.approx([7.5, 9.5])
     found = bound(population, noise, 1.0, start, "additive").C2
     assert found == pytest.approx(10)
@@ -206,7 +276,9 @@ def test_bounds_in_one_dimension_by_hand():
 
 
 def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
-    """One input in a hundred is 1, the others 1/20; the residual is ε = 1 there and small and negative elsewhere, so that E εx = 0."""
+    """One input in a hundred is 1, the others 1/20; the residual is ε = 1 there and small and negative elsewhere, so
+    that E εx = 0.
+    """
     tied = FinitePopulation([[1.0], [0.05]], [1.0, -0.01 / (0.99 * 0.05)], [0.01, 0.99])
     np.testing.assert_allclose(tied.optimum, 0, atol=1e-12)
     assert not tied.well_specified
@@ -224,14 +296,26 @@ def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
         (lambda: matched(1, 1), "B = 1 makes the covariance"),
         (lambda: BatchNoise(-0.1), "strength = -0.1 is no variance"),
         (lambda: BatchNoise(0.1, math.nan), "jitter = nan is no variance"),
-        (lambda: simulated(POPULATION, FullBatch(2, 1), 0.1, START, [1], 1, np.random.default_rng(0)), "runs = 1: a standard error needs at least 2 runs"),
+        (
+            lambda: simulated(POPULATION, FullBatch(2, 1), 0.1, START, [1], 1, np.random.default_rng(0)),
+            "runs = 1: a standard error needs at least 2 runs",
+        ),
         (lambda: risks(POPULATION, matched(1), 0, START, 1), "lr = 0 is no learning rate"),
         (lambda: risks(POPULATION, matched(1), LR, START, -1), "steps = -1: give a whole number"),
-        (lambda: risks(POPULATION, matched(1), LR, START[:1], 1), r"theta has shape \(1,\), the population's x has 2 entries"),
+        (
+            lambda: risks(POPULATION, matched(1), LR, START[:1], 1),
+            r"theta has shape \(1,\), the population's x has 2 entries",
+        ),
         (lambda: risks(GAUSS, matched(1), 0.1, [0.0, math.inf, 0.0], 1), "is not finite: give finite numbers"),
-        (lambda: bound(GAUSS, matched(1), 5.0, np.zeros(3)), "lr = 5.0 is outside the theorem's range: choose 0 < lr < 2/κ = "),
+        (
+            lambda: bound(GAUSS, matched(1), 5.0, np.zeros(3)),
+            "lr = 5.0 is outside the theorem's range: choose 0 < lr < 2/κ = ",
+        ),
         (lambda: bound(GAUSS, matched(1), -1.0, np.zeros(3)), "lr = -1.0 is no learning rate"),
-        (lambda: bound(GAUSS, matched(1), 0.1, np.zeros(3), "best"), "form = 'best' is unknown: choose from corrected, additive"),
+        (
+            lambda: bound(GAUSS, matched(1), 0.1, np.zeros(3), "best"),
+            "form = 'best' is unknown: choose from corrected, additive",
+        ),
         (lambda: exact_constants(GAUSS, matched(1), 5.0, np.zeros(3)), "outside the theorem's range"),
         (lambda: inverse_T(POPULATION, matched(1), 0.1, None), "T⁻¹ is computed in floating point"),
         (lambda: FinitePopulation(np.ones(3), np.ones(3)), r"inputs of shape \(3,\) came with targets of shape \(3,\)"),
@@ -242,7 +326,10 @@ def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
         (lambda: GaussianPopulation(np.zeros((2, 2))), "all inputs are zero"),
         (lambda: GaussianPopulation(np.diag([1.0, -1.0])), "covariance has the negative eigenvalue -1"),
         (lambda: GaussianPopulation([[1.0, 1.0], [0.0, 1.0]]), "is not a finite symmetric matrix"),
-        (lambda: GaussianPopulation(np.eye(2), degrees=4.0), "fourth moments of Student's t exist only for more than 4 degrees"),
+        (
+            lambda: GaussianPopulation(np.eye(2), degrees=4.0),
+            "fourth moments of Student's t exist only for more than 4 degrees",
+        ),
         (lambda: GaussianPopulation(np.eye(2), variance=-1.0), "variance = -1.0 is none"),
         (lambda: GaussianPopulation(np.eye(2), [1.0]), r"optimum has shape \(1,\)"),
     ],

@@ -32,7 +32,12 @@ def by_autograd(net, theta):
 
     flat = torch.tensor(theta.reshape(-1))
     one = torch.autograd.functional.jacobian(losses, flat)
-    return losses(flat).mean(), one.mean(0), one, torch.autograd.functional.hessian(lambda flat: losses(flat).mean(), flat)
+    return (
+        losses(flat).mean(),
+        one.mean(0),
+        one,
+        torch.autograd.functional.hessian(lambda flat: losses(flat).mean(), flat),
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,9 +60,13 @@ def test_gram_matrix_gives_the_traces_of_the_dense_matrices(seed):
     u = vectors[:, -1]
     assert (ours.d, net.d) == (30, 30)
     dense = [np.trace(H), np.trace(C), np.trace(H @ C), values[-1], u @ C @ u]
-    np.testing.assert_allclose([ours.trace_hessian, ours.trace_covariance, ours.trace_product, ours.largest, ours.along], dense, rtol=1e-10)
+    np.testing.assert_allclose(
+        [ours.trace_hessian, ours.trace_covariance, ours.trace_product, ours.largest, ours.along], dense, rtol=1e-10
+    )
     curvatures = net.curvatures(theta)
-    np.testing.assert_allclose(np.r_[curvatures, np.zeros(30)][:30], np.r_[values[::-1], np.zeros(len(curvatures))][:30], atol=1e-12)
+    np.testing.assert_allclose(
+        np.r_[curvatures, np.zeros(30)][:30], np.r_[values[::-1], np.zeros(len(curvatures))][:30], atol=1e-12
+    )
 
 
 def test_accuracy_counts_the_right_side_of_one_half():

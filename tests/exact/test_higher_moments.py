@@ -41,7 +41,9 @@ def mixtures(draw, variance=variances):
 @given(mixtures(), st.integers(0, 8))
 def test_moments_are_exact(law, order):
     nodes, masses = np.polynomial.hermite_e.hermegauss(9)  # exact up to degree 17
-    expected = sum(float(p) * ((float(m) + math.sqrt(s) * nodes) ** order @ masses) / masses.sum() for p, m, s in law.parts)
+    expected = sum(
+        float(p) * ((float(m) + math.sqrt(s) * nodes) ** order @ masses) / masses.sum() for p, m, s in law.parts
+    )
     assert isinstance(law.moment(order), (Fraction, int))
     assert float(law.moment(order)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
@@ -68,10 +70,15 @@ def test_slope_is_the_derivative_and_increases(law, q):
     assert law.exponent(0) == pytest.approx(0, abs=1e-13)
 
 
-@pytest.mark.parametrize(("m", "s"), [(0, 1), (0.62, 0.5776), (-3, 0.2), (19.9, 1), (20.1, 1), (300, 1), (1, 1e-3), (1, 1e-9)])
+@pytest.mark.parametrize(
+    ("m", "s"), [(0, 1), (0.62, 0.5776), (-3, 0.2), (19.9, 1), (20.1, 1), (300, 1), (1, 1e-3), (1, 1e-9)]
+)
 def test_lyapunov_exponent_of_a_gaussian_by_dawson_s_integral(m, s):
     mu = abs(m) / math.sqrt(s)
-    integral = sum(integrate.quad(lambda t: special.dawsn(t / math.sqrt(2)), lo, hi, epsabs=1e-13)[0] for lo, hi in ((0, min(mu, 5)), (min(mu, 5), mu)))
+    integral = sum(
+        integrate.quad(lambda t: special.dawsn(t / math.sqrt(2)), lo, hi, epsabs=1e-13)[0]
+        for lo, hi in ((0, min(mu, 5)), (min(mu, 5), mu))
+    )
     expected = (math.log(s) - np.euler_gamma - math.log(2)) / 2 + math.sqrt(2) * integral
     if mu > 100:  # there the integral loses digits, and the expansion for small noise has them all
         expected = math.log(abs(m)) - 1 / (2 * mu**2) - 3 / (4 * mu**4)
@@ -104,7 +111,10 @@ def test_atoms_at_zero_and_infinite_moments():
 @settings(deadline=None)
 def test_every_kind_has_mean_and_variance_of_sgd(kind, b, squares):
     law = Mixture(tuple((p, u, 0) for u, p in squares.items()))
-    ours, wanted = online_noise(kind, squares, b, large(kind, b)).cumulants()[:2], (law.moment(1), law.cumulants()[1] / b)
+    ours, wanted = (
+        online_noise(kind, squares, b, large(kind, b)).cumulants()[:2],
+        (law.moment(1), law.cumulants()[1] / b),
+    )
     if kind == "signs":  # a square root
         assert [float(x) for x in ours] == pytest.approx([float(x) for x in wanted])
     else:
@@ -116,7 +126,9 @@ def test_cumulants_of_sgd_and_of_the_composed_noise(b):
     single = Mixture(tuple((p, u, 0) for u, p in THREE.items())).cumulants()
     assert online_noise("SGD", THREE, b).cumulants() == tuple(kappa / b ** max(i, 0) for i, kappa in enumerate(single))
     drawn = list(product(THREE.items(), repeat=b))
-    by_hand = Mixture(tuple((math.prod(p for _, p in draw), sum(u for u, _ in draw) / Fraction(b), Fraction(0)) for draw in drawn))
+    by_hand = Mixture(
+        tuple((math.prod(p for _, p in draw), sum(u for u, _ in draw) / Fraction(b), Fraction(0)) for draw in drawn)
+    )
     assert sorted(by_hand.parts) == sorted(online_noise("SGD", THREE, b).parts)
     for B in range(max(b, 2), b + 4):
         x = Fraction(b, B)
@@ -131,7 +143,9 @@ def test_floats_give_the_same_law_as_fractions():
     floats = {float(u): float(p) for u, p in THREE.items()}
     for kind in KINDS:
         exact, ours = online_noise(kind, THREE, 2, large(kind, 2)), online_noise(kind, floats, 2, large(kind, 2))
-        assert [float(exact.moment(p)) for p in range(7)] == pytest.approx([ours.moment(p) for p in range(7)], rel=1e-12)
+        assert [float(exact.moment(p)) for p in range(7)] == pytest.approx(
+            [ours.moment(p) for p in range(7)], rel=1e-12
+        )
     assert online_noise("SGD", {1.0: 0.01, 0.0: 0.99}, 1000).moment(1) == pytest.approx(0.01)
 
 
@@ -141,7 +155,14 @@ def test_numbers_of_the_example():
     assert sgd.moment(4) == Fraction(93122, 100000)
     assert float(gauss.moment(4)) == pytest.approx(2.48080528)
     assert sgd.lyapunov == pytest.approx(0.2 * math.log(0.9))
-    value, error = integrate.quad(lambda z: math.log(abs(0.62 + 0.76 * z)) * stats.norm.pdf(z), -12, 12, points=[-0.62 / 0.76], epsabs=1e-12, limit=400)
+    value, error = integrate.quad(
+        lambda z: math.log(abs(0.62 + 0.76 * z)) * stats.norm.pdf(z),
+        -12,
+        12,
+        points=[-0.62 / 0.76],
+        epsabs=1e-12,
+        limit=400,
+    )
     assert abs(gauss.lyapunov - value) < 1e-9 + error
     assert gauss.lyapunov == pytest.approx(-0.6107162115)
 
@@ -222,7 +243,9 @@ def by_paths(law, lr, theta, steps):
     if steps == 0:
         loss = sum((X @ theta - Y) ** 2) / 8
         return np.array([loss, loss**2])
-    after = (p * by_paths(law, lr, theta - lr * (X.T @ (np.array(w) * (X @ theta - Y))), steps - 1) for p, w in law.atoms())
+    after = (
+        p * by_paths(law, lr, theta - lr * (X.T @ (np.array(w) * (X @ theta - Y))), steps - 1) for p, w in law.atoms()
+    )
     return sum(after)
 
 
@@ -246,7 +269,13 @@ def test_classes_of_one_covariance_share_the_mean_and_not_the_spread(replace):
     assert len({round(value, 9) for value in curves[:, 5, 1]}) == 4
 
 
-FIVE = [GaussianCovariance(5, 2), SparseCovariance(5, 2, 3), Compensated(5, 2, 4), Compensated(5, 2, 4, "fisher"), MiniBatch(5, 2)]
+FIVE = [
+    GaussianCovariance(5, 2),
+    SparseCovariance(5, 2, 3),
+    Compensated(5, 2, 4),
+    Compensated(5, 2, 4, "fisher"),
+    MiniBatch(5, 2),
+]
 
 
 @pytest.mark.parametrize("law", FIVE, ids=str)

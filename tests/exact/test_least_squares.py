@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.exact.least_squares import expected_losses, growth, stability_limit
-from support.sampling import Bernoulli, Compensated, FullBatch, GaussianCovariance, GaussianFisher, MiniBatch, Rademacher, SparseCovariance
+from support.sampling import (
+    Bernoulli,
+    Compensated,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    MiniBatch,
+    Rademacher,
+    SparseCovariance,
+)
 
 X = np.array([[1, 0], [1, 2], [-1, 1], [3, 1]], dtype=object) * Fraction(1)
 Y = np.array([1, 2, 0, 1], dtype=object) * Fraction(1)
@@ -30,7 +39,11 @@ def enumerate_losses(law, lr, theta, steps):
     return total
 
 
-@pytest.mark.parametrize("law", [MiniBatch(4, 2), MiniBatch(4, 3, replace=False), Bernoulli(4, 2), Rademacher(4, 1), FullBatch(4, 1)], ids=str)
+@pytest.mark.parametrize(
+    "law",
+    [MiniBatch(4, 2), MiniBatch(4, 3, replace=False), Bernoulli(4, 2), Rademacher(4, 1), FullBatch(4, 1)],
+    ids=str,
+)
 def test_propagation_equals_enumeration_in_rationals(law):
     lr = Fraction(1, 10)
     ours = list(expected_losses(X, Y, law, lr, START, 2))
@@ -62,13 +75,18 @@ def test_stability_limits_in_one_dimension():
     assert growth(x, MiniBatch(4, 2), stability_limit(x, MiniBatch(4, 2))) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("law", [FullBatch(4, 2), MiniBatch(4, 2), GaussianFisher(4, 2), Bernoulli(4, 2)], ids=lambda law: law.name)
+@pytest.mark.parametrize(
+    "law", [FullBatch(4, 2), MiniBatch(4, 2), GaussianFisher(4, 2), Bernoulli(4, 2)], ids=lambda law: law.name
+)
 def test_the_limit_separates_decay_from_growth(law):
     """Consistent data, so that the loss itself decays below the limit and grows above it."""
     features = X.astype(float)
     consistent = features @ np.array([0.3, -0.7])
     limit = stability_limit(features, law)
-    below, above = (list(expected_losses(features, consistent, law, factor * limit, np.array([2.0, 1.0]), 400)) for factor in (0.97, 1.03))
+    below, above = (
+        list(expected_losses(features, consistent, law, factor * limit, np.array([2.0, 1.0]), 400))
+        for factor in (0.97, 1.03)
+    )
     assert below[-1] < 1e-2 * below[0]
     assert above[-1] > 1e2 * above[200]
     assert growth(features, law, limit) == pytest.approx(1.0, abs=1e-8)
@@ -101,7 +119,10 @@ def test_fisher_noise_lowers_the_limit_by_at_most_one_part_in_b_plus_one(seed, b
         (lambda: expected_losses(X, Y, MiniBatch(4, 2), Fraction(1, 2), START, -1), "steps = -1"),
         (lambda: stability_limit(np.zeros((4, 2)), MiniBatch(4, 2)), "all features are zero"),
         (lambda: stability_limit(np.full((4, 2), np.nan), MiniBatch(4, 2)), "8 of 8 features are not finite"),
-        (lambda: stability_limit(np.ones(4), MiniBatch(4, 2)), r"features have shape \(4,\): give an array of shape \(n, d\)"),
+        (
+            lambda: stability_limit(np.ones(4), MiniBatch(4, 2)),
+            r"features have shape \(4,\): give an array of shape \(n, d\)",
+        ),
         (lambda: growth(np.ones((4, 2)), MiniBatch(5, 2), 0.1), "n = 5 samples, the data has 4"),
         (lambda: stability_limit(np.ones((4, 2)), MiniBatch(5, 2)), "n = 5 samples, the data has 4"),
     ],

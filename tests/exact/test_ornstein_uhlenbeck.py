@@ -1,4 +1,6 @@
-"""The exact escaping efficiency against independent routes: the Lyapunov equation as an ODE, quadrature of Ito's terms, and the recursion of the steps."""
+"""The exact escaping efficiency against independent routes: the Lyapunov equation as an ODE, quadrature of Ito's terms,
+and the recursion of the steps.
+"""
 
 import math
 from fractions import Fraction
@@ -38,7 +40,11 @@ def lyapunov_ode(hessian, noise, t):
         moment = flat.reshape(noise.shape)
         return (noise - hessian @ moment - moment @ hessian).ravel()
 
-    return solve_ivp(slope, (0, t), np.zeros(noise.size), rtol=1e-10, atol=1e-13, method="DOP853").y[:, -1].reshape(noise.shape)
+    return (
+        solve_ivp(slope, (0, t), np.zeros(noise.size), rtol=1e-10, atol=1e-13, method="DOP853")
+        .y[:, -1]
+        .reshape(noise.shape)
+    )
 
 
 @given(seed=seeds, d=dimensions, kind=kinds, t=st.floats(0.01, 3.0))
@@ -47,7 +53,9 @@ def test_covariance_and_efficiency_follow_the_lyapunov_equation(seed, d, kind, t
     hessian, noise = problem(seed, d, kind)
     process, moment = OrnsteinUhlenbeck(hessian, noise), lyapunov_ode(hessian, noise, t)
     np.testing.assert_allclose(process.covariance(t), moment, rtol=1e-7, atol=1e-8 * np.abs(moment).max())
-    assert process.efficiency(t) == pytest.approx(0.5 * np.trace(hessian @ moment), rel=1e-6, abs=1e-8 * np.abs(moment).max())
+    assert process.efficiency(t) == pytest.approx(
+        0.5 * np.trace(hessian @ moment), rel=1e-6, abs=1e-8 * np.abs(moment).max()
+    )
 
 
 @given(seed=seeds, d=dimensions, kind=kinds, t=st.floats(0.01, 3.0))
@@ -57,7 +65,14 @@ def test_ito_terms_are_their_integrals_and_sum_to_the_efficiency(seed, d, kind, 
     process = OrnsteinUhlenbeck(hessian, noise)
     descent, lift = process.ito(t)
     nodes, weights = np.polynomial.legendre.leggauss(20)
-    integral = sum(w * np.trace(hessian @ process.covariance(t * (x + 1) / 2) @ hessian) for x, w in zip(nodes, weights, strict=True)) * t / 2
+    integral = (
+        sum(
+            w * np.trace(hessian @ process.covariance(t * (x + 1) / 2) @ hessian)
+            for x, w in zip(nodes, weights, strict=True)
+        )
+        * t
+        / 2
+    )
     scale = abs(descent) + abs(lift)
     assert descent == pytest.approx(-integral, rel=1e-9)
     assert lift == pytest.approx(t * np.trace(hessian @ noise) / 2, abs=1e-12 * scale)
@@ -82,7 +97,11 @@ def test_noise_along_the_first_eigenvector_is_the_largest_at_every_time(seed, d,
     first = np.linalg.eigh(hessian)[1][:, -1]
     best = OrnsteinUhlenbeck(hessian, np.trace(noise) * np.outer(first, first)).efficiency(10.0**log_t)
     assert OrnsteinUhlenbeck(hessian, noise).efficiency(10.0**log_t) <= best + 1e-10 * abs(best)
-    assert best == pytest.approx(-np.trace(noise) * math.expm1(-2 * np.linalg.eigvalsh(hessian)[-1] * 10.0**log_t) / 4, rel=1e-9, abs=1e-9 * np.trace(noise))
+    assert best == pytest.approx(
+        -np.trace(noise) * math.expm1(-2 * np.linalg.eigvalsh(hessian)[-1] * 10.0**log_t) / 4,
+        rel=1e-9,
+        abs=1e-9 * np.trace(noise),
+    )
 
 
 def test_the_limit_is_the_noise_in_the_range():
@@ -93,7 +112,9 @@ def test_the_limit_is_the_noise_in_the_range():
         assert process.efficiency(math.inf) == pytest.approx(np.trace(projector @ noise) / 4, rel=1e-12)
         assert process.efficiency(1e12) == pytest.approx(process.efficiency(math.inf), rel=1e-12)
     hessian, noise = problem(3, 4)
-    np.testing.assert_allclose(OrnsteinUhlenbeck(hessian, noise).covariance(math.inf), solve_continuous_lyapunov(hessian, noise), rtol=1e-9)
+    np.testing.assert_allclose(
+        OrnsteinUhlenbeck(hessian, noise).covariance(math.inf), solve_continuous_lyapunov(hessian, noise), rtol=1e-9
+    )
 
 
 def test_small_times_keep_their_digits():
@@ -134,11 +155,17 @@ def test_a_dense_matrix_has_no_curvature_from_rounding():
 
 def test_diagonals_give_what_dense_matrices_give():
     h, n, t = np.array([3.0, 0.5, 0.0, -0.2]), np.array([1.0, 2.0, 0.5, 0.1]), np.array([0.1, 1.0, 4.0])
-    thin, dense, mixed = OrnsteinUhlenbeck(h, n), OrnsteinUhlenbeck(np.diag(h), np.diag(n)), OrnsteinUhlenbeck(np.diag(h), n)
+    thin, dense, mixed = (
+        OrnsteinUhlenbeck(h, n),
+        OrnsteinUhlenbeck(np.diag(h), np.diag(n)),
+        OrnsteinUhlenbeck(np.diag(h), n),
+    )
     for other in (dense, mixed, OrnsteinUhlenbeck(h, np.diag(n))):
         np.testing.assert_allclose(other.efficiency(t), thin.efficiency(t), rtol=1e-13)
         np.testing.assert_allclose(other.covariance(2.0), np.diag(thin.covariance(2.0)), rtol=1e-13)
-    np.testing.assert_allclose(discrete_efficiency(np.diag(h), np.diag(n), 0.1, [3, 50]), discrete_efficiency(h, n, 0.1, [3, 50]), rtol=1e-13)
+    np.testing.assert_allclose(
+        discrete_efficiency(np.diag(h), np.diag(n), 0.1, [3, 50]), discrete_efficiency(h, n, 0.1, [3, 50]), rtol=1e-13
+    )
 
 
 @given(seed=seeds, d=dimensions, kind=kinds, lr=st.floats(0.01, 1.0), steps=st.integers(0, 40))
@@ -148,24 +175,34 @@ def test_steps_follow_the_recursion_of_the_second_moment(seed, d, kind, lr, step
     shrink, moment = np.eye(d) - lr * hessian, np.zeros((d, d))
     for _ in range(steps):
         moment = shrink @ moment @ shrink + lr**2 * covariance
-    assert discrete_efficiency(hessian, covariance, lr, steps) == pytest.approx(np.trace(hessian @ moment) / 2, rel=1e-8, abs=1e-10 * np.abs(moment).max())
+    assert discrete_efficiency(hessian, covariance, lr, steps) == pytest.approx(
+        np.trace(hessian @ moment) / 2, rel=1e-8, abs=1e-10 * np.abs(moment).max()
+    )
 
 
 @pytest.mark.parametrize("kind", ["definite", "singular", "indefinite"])
 def test_steps_tend_to_the_process_at_first_order(kind):
     hessian, covariance = problem(11, 4, kind)
     # noise Q = ηC held fixed: the same diffusion, cut into finer steps
-    errors = [discrete_efficiency(hessian, covariance / lr, lr, round(1 / lr)) - OrnsteinUhlenbeck(hessian, covariance).efficiency(1.0) for lr in (1e-3, 5e-4)]
+    errors = [
+        discrete_efficiency(hessian, covariance / lr, lr, round(1 / lr))
+        - OrnsteinUhlenbeck(hessian, covariance).efficiency(1.0)
+        for lr in (1e-3, 5e-4)
+    ]
     assert errors[0] / errors[1] == pytest.approx(2, rel=5e-3)
     assert abs(errors[1]) < 1e-3 * np.trace(covariance)
 
 
 def test_the_edge_of_stability_and_the_flat_direction():
     lr, c = 0.5, 3.0
-    np.testing.assert_allclose(discrete_efficiency([4.0], [c], lr, [0, 1, 7]), lr**2 * 4 * c / 2 * np.array([0, 1, 7]), rtol=1e-14)  # ηh = 2
+    np.testing.assert_allclose(
+        discrete_efficiency([4.0], [c], lr, [0, 1, 7]), lr**2 * 4 * c / 2 * np.array([0, 1, 7]), rtol=1e-14
+    )  # ηh = 2
     assert discrete_efficiency([4.0], [c], lr, math.inf) == math.inf
     assert discrete_efficiency([0.0], [c], lr, math.inf) == 0
-    assert discrete_efficiency([2.0], [c], lr, [1, 9])[0] == pytest.approx(lr**2 * 2 * c / 2)  # ηh = 1: forgets everything in one step
+    assert discrete_efficiency([2.0], [c], lr, [1, 9])[0] == pytest.approx(
+        lr**2 * 2 * c / 2
+    )  # ηh = 1: forgets everything in one step
     assert discrete_efficiency([1.0, 0.0], [c, c], lr, math.inf) == pytest.approx(lr / 2 * c / (2 - lr))
     nearly = discrete_efficiency([4.0 * (1 - 1e-13)], [c], lr, 10)
     assert nearly == pytest.approx(discrete_efficiency([4.0], [c], lr, 10), rel=1e-10)
@@ -176,9 +213,15 @@ def test_the_edge_of_stability_and_the_flat_direction():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: OrnsteinUhlenbeck([[1.0, 2.0], [0.0, 1.0]], np.eye(2)), r"hessian is not symmetric.* up to 2: pass \(A \+ A\.T\) / 2"),
+        (
+            lambda: OrnsteinUhlenbeck([[1.0, 2.0], [0.0, 1.0]], np.eye(2)),
+            r"hessian is not symmetric.* up to 2: pass \(A \+ A\.T\) / 2",
+        ),
         (lambda: OrnsteinUhlenbeck(np.eye(2), [[1.0, 2.0], [0.0, 1.0]]), "noise is not symmetric"),
-        (lambda: OrnsteinUhlenbeck([[1.0, np.nan], [np.nan, 1.0]], np.eye(2)), "hessian has 2 entries that are not finite"),
+        (
+            lambda: OrnsteinUhlenbeck([[1.0, np.nan], [np.nan, 1.0]], np.eye(2)),
+            "hessian has 2 entries that are not finite",
+        ),
         (lambda: OrnsteinUhlenbeck(np.eye(2), np.diag([np.inf, 1.0])), "noise has 1 entries that are not finite"),
         (lambda: OrnsteinUhlenbeck(np.eye(2), np.diag([1.0, -0.5])), "noise has the negative eigenvalue -0.5"),
         (lambda: OrnsteinUhlenbeck([1.0, 1.0], [1.0, -0.5]), "noise has the negative eigenvalue -0.5"),
@@ -204,7 +247,9 @@ def test_bad_input(call, message):
 
 def test_a_matrix_too_large_for_a_dense_path_is_refused(monkeypatch):
     monkeypatch.setattr(ornstein_uhlenbeck, "DENSE_LIMIT", 3)
-    with pytest.raises(ValueError, match=r"hessian is dense with d = 4 > 3: give curvatures and noise along H's eigenvectors"):
+    with pytest.raises(
+        ValueError, match=r"hessian is dense with d = 4 > 3: give curvatures and noise along H's eigenvectors"
+    ):
         OrnsteinUhlenbeck(np.eye(4), np.ones(4))
     assert OrnsteinUhlenbeck(np.ones(4), np.ones(4)).efficiency(math.inf) == 1.0
 

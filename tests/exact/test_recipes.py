@@ -18,11 +18,17 @@ def test_recipes_have_the_mean_and_covariance_of_their_laws(n, b, B, replace):
     assert len(laws) == 10
     for law in laws.values():
         assert recipes.moments(recipes.parts(law, [1] + [0] * (n - 1)))[0] == 0
-        assert recipes.counted(law) == (law.covariance.diagonal, law.covariance.off_diagonal, law.covariance.total_variance), law
+        assert recipes.counted(law) == (
+            law.covariance.diagonal,
+            law.covariance.off_diagonal,
+            law.covariance.total_variance,
+        ), law
 
 
 def test_a_recipe_followed_by_hand_is_the_law():
-    """Slots, floor and noise as the picture's script uses them: the sampler of the law has the same sets of zeros and of floors."""
+    """Slots, floor and noise as the picture's script uses them: the sampler of the law has the same sets of zeros and
+    of floors.
+    """
     rng = np.random.default_rng(1)
     for law in recipes.menagerie(7, 2, 3, replace=False).values():
         recipe, w = recipes.recipe(law), law.sample(200, rng)
@@ -38,7 +44,10 @@ def test_picks_are_all_of_them(replace):
         recipe = recipes.recipe(law)
         probabilities, counts = zip(*recipe.picks(), strict=True)
         assert sum(probabilities) == 1
-        assert all(sum(p * c[i] for p, c in zip(probabilities, counts, strict=True)) == Fraction(recipe.size, 5) for i in range(5))
+        assert all(
+            sum(p * c[i] for p, c in zip(probabilities, counts, strict=True)) == Fraction(recipe.size, 5)
+            for i in range(5)
+        )
     recipe = recipes.recipe(MiniBatch(4, 3, replace=replace))
     ours = {tuple(recipe.slot * c for c in counts): p for p, counts in recipe.picks()}
     theirs = {}
@@ -49,11 +58,20 @@ def test_picks_are_all_of_them(replace):
 
 def test_agreement_says_what_is_shared():
     shared = {name: recipes.agreement(law) for name, law in recipes.menagerie(7, 3, 5).items()}
-    assert {name for name, what in shared.items() if what == "whole matrix"} == {"SGD", "MSGD-Cov", "MSGD-[Cov-5]", "[MSGD-Cov]-5"}
+    assert {name for name, what in shared.items() if what == "whole matrix"} == {
+        "SGD",
+        "MSGD-Cov",
+        "MSGD-[Cov-5]",
+        "[MSGD-Cov]-5",
+    }
     assert shared["MSGD-Fisher"] == shared["[MSGD-Fisher]-5"] == "all but the sum"
     assert shared["MSGD-Bernoulli"] == shared["GD"] == "nothing"
     without = {name: recipes.agreement(law) for name, law in recipes.menagerie(7, 3, 5, replace=False).items()}
-    assert (without["MSGD-Bernoulli"], without["MSGD-Fisher"], without["[MSGD-Fisher]-5"]) == ("diagonal only", "nothing", "all but the sum")
+    assert (without["MSGD-Bernoulli"], without["MSGD-Fisher"], without["[MSGD-Fisher]-5"]) == (
+        "diagonal only",
+        "nothing",
+        "all but the sum",
+    )
 
 
 @pytest.mark.parametrize("law", [MiniBatch(4, 3), MiniBatch(5, 2, replace=False), Bernoulli(4, 2)], ids=str)
@@ -73,7 +91,10 @@ def test_kurtosis_of_gaussian_and_sparse_weights():
 def test_a_batch_of_2b_with_the_exact_noise_has_the_third_moments_of_sgd(replace):
     g = [Fraction(x) for x in (3, -1, 0, 5, 2, -4)]
     for b in (1, 2, 3):
-        ours, sgd = (recipes.moments(recipes.parts(law, g)) for law in (Compensated(6, b, 2 * b, replace=replace), MiniBatch(6, b, replace=replace)))
+        ours, sgd = (
+            recipes.moments(recipes.parts(law, g))
+            for law in (Compensated(6, b, 2 * b, replace=replace), MiniBatch(6, b, replace=replace))
+        )
         assert ours[:3] == sgd[:3]
 
 

@@ -31,7 +31,9 @@ def test_outcomes_are_a_law_with_the_right_means():
 def test_the_recursion_unrolls():
     start = np.array([Fraction(1), Fraction(-2)])
     for probability, path in paths(STEPS, 3):
-        unrolled = product(path, LR, 3, 1) @ start + LR * sum(product(path, LR, 3, k + 1) @ path[k - 1].N for k in (1, 2, 3))
+        unrolled = product(path, LR, 3, 1) @ start + LR * sum(
+            product(path, LR, 3, k + 1) @ path[k - 1].N for k in (1, 2, 3)
+        )
         assert (walk(path, LR, start)[-1] == unrolled).all()
         assert probability > 0
     assert sum(p for p, _ in paths(STEPS, 2)) == 1
@@ -42,7 +44,9 @@ def test_the_recursion_unrolls():
 def test_every_repaired_link_holds_and_the_chain_ends_at_the_bound(seed, well, n):
     population, noise, lr, theta = random_case(np.random.default_rng(seed), well)
     links = chain(population, noise, lr, theta, n)
-    reached = [float(risks(population, noise, lr, theta, n).averaged[-1])] + [link.reached[1] for link in links.values()]
+    reached = [float(risks(population, noise, lr, theta, n).averaged[-1])] + [
+        link.reached[1] for link in links.values()
+    ]
     assert all(link.slack[1] >= 1 - 1e-8 for link in links.values())
     assert all(b >= a * (1 - 1e-8) for a, b in itertools.pairwise(reached))
     final = {form: bound(population, noise, lr, theta, form)(n) for form in ("printed", "corrected")}

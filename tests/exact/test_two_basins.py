@@ -1,4 +1,6 @@
-"""The toy of two basins: its geometry against the formula in the papers' coordinates, its noise by its factors, its exact chains against simulation."""
+"""The toy of two basins: its geometry against the formula in the papers' coordinates, its noise by its factors, its
+exact chains against simulation.
+"""
 
 import math
 from fractions import Fraction
@@ -69,7 +71,9 @@ def test_gradient_and_covariance_are_those_of_the_samples(place, seed, cumulativ
         assert share[run] == pytest.approx((low < high).mean())
         np.testing.assert_allclose(gradient[:, run], each.mean(0), rtol=1e-9, atol=1e-9)
         listed = each.cumsum(0) if cumulative else each
-        np.testing.assert_allclose(C[:, :, run], np.cov(listed.T, bias=True), rtol=1e-8, atol=1e-9 * max(1, np.abs(listed).max() ** 2))
+        np.testing.assert_allclose(
+            C[:, :, run], np.cov(listed.T, bias=True), rtol=1e-8, atol=1e-9 * max(1, np.abs(listed).max() ** 2)
+        )
 
 
 @pytest.mark.parametrize("dynamics", NOISY)
@@ -114,7 +118,10 @@ def test_without_noise_or_with_the_papers_scale_nobody_leaves():
 
 
 def test_protocols_differ_by_the_learning_rate():
-    ends = {p: toy.simulate(CONST, 20, 1, spread=0.0, protocol=p, lr=0.004, generator=generator()).final - 1 for p in ("code", "paper")}
+    ends = {
+        p: toy.simulate(CONST, 20, 1, spread=0.0, protocol=p, lr=0.004, generator=generator()).final - 1
+        for p in ("code", "paper")
+    }
     np.testing.assert_allclose(ends["paper"], 0.004 * ends["code"], rtol=1e-9)
 
 
@@ -146,7 +153,9 @@ def test_the_chance_to_leave_agrees_with_simulation(dynamics, trace):
 
 
 def test_a_rare_exit_keeps_its_digits():
-    """At small noise the ratio to the closed form tends to a number near one; a difference from one would be lost in rounding."""
+    """At small noise the ratio to the closed form tends to a number near one; a difference from one would be lost in
+    rounding.
+    """
     rare = toy.crossing(HESSIAN, 1, 0.0005)
     assert 0 < rare < 1e-30
     assert rare == pytest.approx(norm.sf(toy.NEAR / math.sqrt(0.0005 * 10 / 11)), rel=0.5)
@@ -187,13 +196,18 @@ def test_expected_gradient_is_the_mean_over_the_samples(u):
     gap_u, gap_s = (u - x_u)[:, None], -x_s[None]
     inside = 100 * (gap_u - toy.ROOT2) ** 2 + 10 * gap_s**2 < (gap_u + toy.ROOT2) ** 2 + gap_s**2
     gradients = np.where(inside, 200 * (gap_u - toy.ROOT2), 2 * (gap_u + toy.ROOT2))
-    assert float(toy.expected_gradient_along(u)) == pytest.approx((weights * gradients).sum() / weights.sum(), rel=1e-3, abs=1e-3)
+    assert float(toy.expected_gradient_along(u)) == pytest.approx(
+        (weights * gradients).sum() / weights.sum(), rel=1e-3, abs=1e-3
+    )
     assert float(toy.expected_gradient_along(u, 0.0)) in (200 * (u - toy.ROOT2), 2 * (u + toy.ROOT2))
 
 
 def test_intervals_of_rates():
     z, p, n = norm.ppf(0.95), 0.3, 50
-    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     assert toy.wilson(15, 50, 0.9) == (pytest.approx(centre - half), pytest.approx(centre + half))
     low, high = toy.difference((56, 70), (48, 80))
     assert (low, high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
@@ -214,12 +228,27 @@ def test_the_plain_loop_of_the_benchmark_draws_the_same_law(dynamics):
         (lambda: toy.simulate("SGD", generator=generator()), "dynamics = 'SGD' is unknown: choose from GD, GLD const"),
         (lambda: toy.simulate(CONST, steps=0, generator=generator()), "steps = 0: take at least 1"),
         (lambda: toy.crossing(CONST, 10, 0.0), "trace = 0.0: the expected squared norm of the noise must be positive"),
-        (lambda: toy.simulate(CONST, protocol="both", generator=generator()), "protocol = 'both', tie = 'axis': choose protocol code or paper"),
-        (lambda: toy.simulate(CONST, tie="coin", generator=generator()), "tie = 'coin': choose protocol code or paper, tie axis or keep"),
+        (
+            lambda: toy.simulate(CONST, protocol="both", generator=generator()),
+            "protocol = 'both', tie = 'axis': choose protocol code or paper",
+        ),
+        (
+            lambda: toy.simulate(CONST, tie="coin", generator=generator()),
+            "tie = 'coin': choose protocol code or paper, tie axis or keep",
+        ),
         (lambda: toy.simulate(CONST, runs=0, generator=generator()), "runs = 0, n = 100, lr = 0.005"),
-        (lambda: toy.simulate(LEADING, n=1, generator=generator()), "n = 1, spread = 1.0: GLD leading needs samples that differ"),
-        (lambda: toy.simulate(DIAG, spread=0.0, generator=generator()), "spread = 0.0: GLD diag needs samples that differ"),
-        (lambda: toy.simulate(CONST, cumulative=True, generator=generator()), "cumulative = True has no meaning for GLD const"),
+        (
+            lambda: toy.simulate(LEADING, n=1, generator=generator()),
+            "n = 1, spread = 1.0: GLD leading needs samples that differ",
+        ),
+        (
+            lambda: toy.simulate(DIAG, spread=0.0, generator=generator()),
+            "spread = 0.0: GLD diag needs samples that differ",
+        ),
+        (
+            lambda: toy.simulate(CONST, cumulative=True, generator=generator()),
+            "cumulative = True has no meaning for GLD const",
+        ),
         (lambda: toy.variances(CONST, "middle"), "bowl = 'middle' is unknown: choose sharp or flat"),
         (lambda: toy.arrival_along(10, spread=-1.0), "spread = -1.0: a standard deviation is multiplied by it"),
         (lambda: toy.arrival("noise"), "dynamics = 'noise' is unknown"),

@@ -32,7 +32,9 @@ def idx(array):
 
 
 def cifar(images, labels):
-    return b"".join(bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels, strict=True))
+    return b"".join(
+        bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels, strict=True)
+    )
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def write_mnist(folder, gz=True, parts=None):
     for kind, arrays in parts.items():
         for what, array in zip(("images-idx3", "labels-idx1"), arrays, strict=True):
             content = idx(array)
-            (folder / f"{kind}-{what}-ubyte{'.gz' if gz else ''}").write_bytes(gzip.compress(content) if gz else content)
+            (folder / f"{kind}-{what}-ubyte{'.gz' if gz else ''}").write_bytes(
+                gzip.compress(content) if gz else content
+            )
     return parts
 
 
@@ -128,7 +132,9 @@ def test_official_files_of_cifar(small, folder, packed):
         for name, batch in batches.items():
             (folder / "cifar-10-batches-bin" / name).write_bytes(cifar(*batch))
     images = data.load("cifar10")
-    train = [np.concatenate(arrays) for arrays in zip(*(batches[f"data_batch_{k}.bin"] for k in range(1, 6)), strict=True)]
+    train = [
+        np.concatenate(arrays) for arrays in zip(*(batches[f"data_batch_{k}.bin"] for k in range(1, 6)), strict=True)
+    ]
     assert same(images.train, train) and same(images.test, batches["test_batch.bin"])
 
 
@@ -172,7 +178,11 @@ def test_files_that_are_whole_but_wrong_are_refused(small, folder, spoil, messag
 
 
 def test_a_wrong_folder_is_named_with_what_was_looked_for(small, folder, monkeypatch):
-    with pytest.raises(DataError, match=r"is not in SUPPORT_DATA = .*: looked for fashion_mnist.npz, .* train-images-idx3-ubyte.gz in fashion_mnist"):
+    with pytest.raises(
+        DataError,
+        match=r"is not in SUPPORT_DATA = .*: looked for fashion_mnist.npz, .* train-images-idx3-ubyte.gz in "
+        r"fashion_mnist",
+    ):
         data.load("fashion_mnist")
     # MNIST and FashionMNIST have the same file names: files outside a folder that bears the name could be either
     write_mnist(folder)
@@ -220,7 +230,9 @@ def pooch(tmp_path, monkeypatch):
         path.mkdir(parents=True, exist_ok=True)
         (path / fname).write_bytes(content)
 
-    fake = types.SimpleNamespace(retrieve=retrieve, os_cache=lambda name: tmp_path / "cache" / name, get_logger=lambda: logging.getLogger("fake"))
+    fake = types.SimpleNamespace(
+        retrieve=retrieve, os_cache=lambda name: tmp_path / "cache" / name, get_logger=lambda: logging.getLogger("fake")
+    )
     monkeypatch.setitem(sys.modules, "pooch", fake)
     monkeypatch.delenv("SUPPORT_DATA", raising=False)
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in server.iterdir()}
@@ -234,7 +246,10 @@ def test_downloads_are_used_if_their_checksums_are_the_published_ones(small, poo
 
 
 def test_a_download_with_another_checksum_is_refused(small, pooch):
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz of mnist could not be had from https://.*does not match.*SUPPORT_DATA"):
+    with pytest.raises(
+        DataError,
+        match=r"train-images-idx3-ubyte.gz of mnist could not be had from https://.*does not match.*SUPPORT_DATA",
+    ):
         data.load("mnist")
 
 
@@ -255,7 +270,12 @@ def digits(monkeypatch):
 
 
 def test_digits_are_the_default(digits):
-    assert digits.name == "digits" and digits.test[0].shape == (1000, 8, 8) and digits.train[0].shape == (797, 8, 8) and digits.brightest == 16
+    assert (
+        digits.name == "digits"
+        and digits.test[0].shape == (1000, 8, 8)
+        and digits.train[0].shape == (797, 8, 8)
+        and digits.brightest == 16
+    )
 
 
 def test_digits_without_scikit_learn(digits, folder, monkeypatch):
@@ -270,7 +290,9 @@ def test_digits_without_scikit_learn(digits, folder, monkeypatch):
 def test_the_code_takes_the_first_images_of_the_test_file(digits):
     for seed in (1, 2):
         found = data.split(digits, 300, protocol="code", seed=seed)
-        assert np.array_equal(found.train[0][:, 0], digits.test[0][:300]) and np.array_equal(found.train[1], digits.test[1][:300])
+        assert np.array_equal(found.train[0][:, 0], digits.test[0][:300]) and np.array_equal(
+            found.train[1], digits.test[1][:300]
+        )
         assert np.array_equal(found.test[0][:, 0], digits.train[0]) and found.train[0].dtype == np.float32
 
 
@@ -296,14 +318,19 @@ def test_some_labels_may_be_drawn_anew(digits):
     before = [part[1].copy() for part in (digits.train, digits.test)]
     options = {"protocol": "paper", "draw_from": "train"}
     clean, found, again, other = (
-        data.split(digits, 700, seed=seed, corrupted=at, **options) for seed, at in ((1, None), (1, (300, 700)), (1, (300, 700)), (2, (300, 700)))
+        data.split(digits, 700, seed=seed, corrupted=at, **options)
+        for seed, at in ((1, None), (1, (300, 700)), (1, (300, 700)), (2, (300, 700)))
     )
     assert np.array_equal(found.train[0], clean.train[0]) and np.array_equal(found.train[1], again.train[1])
-    assert np.array_equal(found.train[1][:300], clean.train[1][:300]) and not np.array_equal(found.train[1][300:], other.train[1][300:])
+    assert np.array_equal(found.train[1][:300], clean.train[1][:300]) and not np.array_equal(
+        found.train[1][300:], other.train[1][300:]
+    )
     assert set(found.train[1][300:]) == set(range(10))
     right = (found.train[1][300:] == clean.train[1][300:]).mean()
     assert 0.04 < right < 0.16, "a tenth of the drawn labels is right: four standard deviations of 400 coins"
-    assert np.array_equal(found.test[1], clean.test[1]) and all(map(np.array_equal, before, (digits.train[1], digits.test[1])))
+    assert np.array_equal(found.test[1], clean.test[1]) and all(
+        map(np.array_equal, before, (digits.train[1], digits.test[1]))
+    )
 
 
 def test_centred_pixels_lie_between_minus_one_and_one(digits):

@@ -1,4 +1,6 @@
-"""Presets, the records they make, and their command line, down to a machine that has torch, numpy, scipy and tqdm alone."""
+"""Presets, the records they make, and their command line, down to a machine that has torch, numpy, scipy and tqdm
+alone.
+"""
 
 import json
 import os
@@ -42,10 +44,26 @@ def experiments(tmp_path, *arguments):
 def test_the_headline_preset_is_the_papers_setting_as_the_code_has_it():
     setting = WU.setting("paper")
     assert (setting.n, setting.b, setting.lr, setting.steps, setting.init_std) == (1000, 50, 0.01, 10_000, 0.02)
-    assert (setting.dataset, setting.protocol, setting.pixels, setting.model, setting.momentum) == ("fashion_mnist", "code", "raw", "LeNet", 0.0)
-    assert set(WU.methods) == {"GD", "SGD", "MSGD-Cov", "MSGD-Fisher", "MSGD-Bernoulli", "MSGD-[Fisher-10]", "MSGD-[Cov-10]"}
+    assert (setting.dataset, setting.protocol, setting.pixels, setting.model, setting.momentum) == (
+        "fashion_mnist",
+        "code",
+        "raw",
+        "LeNet",
+        0.0,
+    )
+    assert set(WU.methods) == {
+        "GD",
+        "SGD",
+        "MSGD-Cov",
+        "MSGD-Fisher",
+        "MSGD-Bernoulli",
+        "MSGD-[Fisher-10]",
+        "MSGD-[Cov-10]",
+    }
     assert WU.changes("paper") == {}
-    assert PRESETS["wu.fig1a.pixels01"].setting("paper") == replace(setting, protocol="paper", pixels="unit", replace=True)
+    assert PRESETS["wu.fig1a.pixels01"].setting("paper") == replace(
+        setting, protocol="paper", pixels="unit", replace=True
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -54,7 +72,9 @@ def test_every_scale_is_a_setting_that_can_be_built(preset):
     for scale, setting in preset.scales.items():
         knobs = asdict(setting)
         knobs |= {f"escape.{knob}": value for knob, value in (knobs["escape"] or {}).items()}
-        assert {knob: knobs[knob] for knob in preset.changes(scale)} == {knob: here for knob, (here, _) in preset.changes(scale).items()}
+        assert {knob: knobs[knob] for knob in preset.changes(scale)} == {
+            knob: here for knob, (here, _) in preset.changes(scale).items()
+        }
         for method in preset.methods:
             found = presets.config(preset, scale, method, 3)
             assert set(asdict(Setting())) | {"preset", "scale", "method", "law", "B", "seed"} == set(found)
@@ -65,7 +85,11 @@ def test_every_scale_is_a_setting_that_can_be_built(preset):
 def test_only_the_laws_named_cov_share_the_whole_covariance_of_sgd():
     setting = WU.setting("paper")
     sgd = presets.law(setting, "SGD").covariance
-    assert {method for method in WU.methods if presets.law(setting, method).covariance == sgd} == {"SGD", "MSGD-Cov", "MSGD-[Cov-10]"}
+    assert {method for method in WU.methods if presets.law(setting, method).covariance == sgd} == {
+        "SGD",
+        "MSGD-Cov",
+        "MSGD-[Cov-10]",
+    }
 
 
 def test_the_released_bernoulli_noise_is_that_of_a_smaller_batch():
@@ -91,8 +115,25 @@ def test_methods_of_a_seed_share_start_and_data_but_no_noise():
 
 def test_a_run_is_the_same_again_and_in_another_process(tmp_path):
     for folder, jobs in (("a", "1"), ("b", "2")):
-        assert experiments(tmp_path / folder, "run", "wu.fig1a", "--scale", "smoke", "--methods", "MSGD-Cov", "--jobs", jobs, "--threads", "1") == 0
-    one, two = (records.read(tmp_path / folder / "records" / "wu.fig1a" / "smoke" / "msgd-cov-seed1.json") for folder in "ab")
+        assert (
+            experiments(
+                tmp_path / folder,
+                "run",
+                "wu.fig1a",
+                "--scale",
+                "smoke",
+                "--methods",
+                "MSGD-Cov",
+                "--jobs",
+                jobs,
+                "--threads",
+                "1",
+            )
+            == 0
+        )
+    one, two = (
+        records.read(tmp_path / folder / "records" / "wu.fig1a" / "smoke" / "msgd-cov-seed1.json") for folder in "ab"
+    )
     assert one["curves"] == two["curves"] and one["final"] == two["final"] and one["config"] == two["config"]
 
 
@@ -167,28 +208,41 @@ def test_an_escape_killed_before_and_after_its_start_leaves_what_the_next_one_ne
     work = broken / "work" / "zhu.fig3" / "smoke"
     for update, kept in ((20, {"start-seed1-running.pt"}), (42 + 11, {"start-seed1.pt", "gld-leading-seed1.pt"})):
         command = [sys.executable, "-c", KILLED, str(broken), str(update)]
-        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        killed = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
         assert killed.returncode == -9, killed.stderr
         assert {path.name for path in work.glob("*.pt")} == kept
     found = []
     for folder in (broken, whole):
-        presets.record(PRESETS["zhu.fig3"], "smoke", "GLD-leading", 1, folder, folder / "work", save_every_s=0, show=False)
-        found.append([records.read(folder / "zhu.fig3" / "smoke" / f"{name}-seed1.json") for name in ("gld-leading", "start")])
+        presets.record(
+            PRESETS["zhu.fig3"], "smoke", "GLD-leading", 1, folder, folder / "work", save_every_s=0, show=False
+        )
+        found.append(
+            [records.read(folder / "zhu.fig3" / "smoke" / f"{name}-seed1.json") for name in ("gld-leading", "start")]
+        )
         for record in found[-1]:
             del record["provenance"]
     assert found[0] == found[1]
     escape, start = found[0]
     assert escape["measured"]["step"] == [0, 15, 30] and len(escape["measured"]["eigenvalues"][0]) == 3
     assert start["config"]["method"] == "start" and start["config"]["lr"] == 0.5 and start["final"]["steps"] == 60
-    assert len(start["measured"]["eigenvalues"]) == 5 and start["measured"]["eigenvalues"] == sorted(start["measured"]["eigenvalues"], reverse=True)
+    assert len(start["measured"]["eigenvalues"]) == 5 and start["measured"]["eigenvalues"] == sorted(
+        start["measured"]["eigenvalues"], reverse=True
+    )
     # all methods leave from where GD stood
-    assert escape["curves"]["train_loss"][0] == start["curves"]["train_loss"][-1] and escape["curves"]["test_loss"][0] != start["curves"]["test_loss"][0]
+    assert (
+        escape["curves"]["train_loss"][0] == start["curves"]["train_loss"][-1]
+        and escape["curves"]["test_loss"][0] != start["curves"]["test_loss"][0]
+    )
 
 
 def test_methods_of_an_escape_share_their_start_but_no_noise(begun):
     setting = PRESETS["zhu.fig3"].setting("smoke")
     one, two = (presets.trainer(setting, method, 1, start=begun["zhu.fig3"]) for method in ("GLD-dynamic", "GLD-diag"))
-    assert all(torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True)
+    )
     assert all(torch.equal(value, begun["zhu.fig3"][name]) for name, value in one.model.state_dict().items())
     assert not torch.equal(one.generator.get_state(), two.generator.get_state())
     assert presets.trainer(setting, "SGD", 1, start=begun["zhu.fig3"]).additive is None
@@ -197,18 +251,36 @@ def test_methods_of_an_escape_share_their_start_but_no_noise(begun):
 def test_a_start_of_another_configuration_is_not_taken_for_this_one(tmp_path):
     tiny = replace(PRESETS["zhu.fig3"], scales={"smoke": replace(PRESETS["zhu.fig3"].setting("smoke"), init_std=0.2)})
     presets.start(PRESETS["zhu.fig3"], "smoke", 1, work=tmp_path, show=False)
-    with pytest.raises(RecordError, match=r"start-seed1.pt is of another configuration \(init_std = 0.1, now 0.2\): move it away"):
+    with pytest.raises(
+        RecordError, match=r"start-seed1.pt is of another configuration \(init_std = 0.1, now 0.2\): move it away"
+    ):
         presets.start(tiny, "smoke", 1, work=tmp_path, show=False)
 
 
 def test_the_escapes_of_the_paper_and_of_its_code(begun):
     paper, code = (PRESETS[name].setting("paper") for name in ("zhu.fig3", "zhu.fig3.released"))
-    assert (paper.n, paper.b, paper.lr, paper.steps, paper.corrupted, paper.escape.start_steps) == (1200, 20, 0.07, 6000, (1000, 1200), 3000)
-    assert (code.n, code.protocol, code.replace, code.escape.every, code.escape.first_every) == (6000, "code", False, 10, 1)
+    assert (paper.n, paper.b, paper.lr, paper.steps, paper.corrupted, paper.escape.start_steps) == (
+        1200,
+        20,
+        0.07,
+        6000,
+        (1000, 1200),
+        3000,
+    )
+    assert (code.n, code.protocol, code.replace, code.escape.every, code.escape.first_every) == (
+        6000,
+        "code",
+        False,
+        10,
+        1,
+    )
     noises = {method: presets.trainer(code_smoke, method, 1, start=begun["zhu.fig3.released"]).additive for method in PRESETS["zhu.fig3"].methods[2:]
               for code_smoke in [PRESETS["zhu.fig3.released"].setting("smoke")]}  # fmt: skip
     assert {noise.sgd.protocol for noise in noises.values()} == {"code"}
-    assert noises["GLD-leading"].every == noises["GLD-Hessian"].every == 10 and noises["GLD-diag"].every == noises["GLD-1st-eigenvector"].every == 1
+    assert (
+        noises["GLD-leading"].every == noises["GLD-Hessian"].every == 10
+        and noises["GLD-diag"].every == noises["GLD-1st-eigenvector"].every == 1
+    )
 
 
 # --- records
@@ -231,12 +303,22 @@ def test_a_record_holds_what_was_run(tmp_path):
 def test_a_long_record_stays_small(tmp_path):
     points = WU.setting("paper").steps // WU.setting("paper").evaluate_every + 1
     curves = {name: [float(f"{x:.6g}") for x in np.random.default_rng(0).random(points)] for name in CURVES}
-    path = records.save(tmp_path / "r.json", config=presets.config(WU, "paper", "SGD", 1), curves=curves, final={}, wall_s=1)
+    path = records.save(
+        tmp_path / "r.json", config=presets.config(WU, "paper", "SGD", 1), curves=curves, final={}, wall_s=1
+    )
     assert path.stat().st_size < 20_000
 
 
 def test_every_method_has_a_name_of_its_own():
-    methods = ("MSGD-Fisher", "MSGD-[Fisher-10]", "[MSGD-Fisher]-10", "MSGD-Cov", "MSGD-[Cov-10]", "[MSGD-Cov]-10", "MSGD-[Fisher-100]")
+    methods = (
+        "MSGD-Fisher",
+        "MSGD-[Fisher-10]",
+        "[MSGD-Fisher]-10",
+        "MSGD-Cov",
+        "MSGD-[Cov-10]",
+        "[MSGD-Cov]-10",
+        "MSGD-[Fisher-100]",
+    )
     names = [records.run_name("p", "book", method, 1) for method in methods]
     assert len(set(names)) == len(methods) and all("[" not in name for name in names)
     assert names[2] == "p/book/msgd-compensated-fisher-10-seed1"
@@ -245,7 +327,9 @@ def test_every_method_has_a_name_of_its_own():
 def test_a_record_of_another_configuration_is_not_taken_for_this_one(tmp_path):
     path = presets.record(WU, "smoke", "SGD", 1, tmp_path, tmp_path / "work", show=False)
     what = presets.config(WU, "smoke", "SGD", 1)
-    with pytest.raises(RecordError, match=r"sgd-seed1.json is of another configuration \(lr = 0.1, now 0.2\): move it away"):
+    with pytest.raises(
+        RecordError, match=r"sgd-seed1.json is of another configuration \(lr = 0.1, now 0.2\): move it away"
+    ):
         presets.is_done(path, what | {"lr": 0.2})
     older = json.loads(path.read_text(encoding="utf-8"))
     del older["config"]["momentum"]
@@ -266,7 +350,10 @@ def test_load_all_gives_records_by_name_and_notes_their_folder(tmp_path, monkeyp
     for seed in (1, 2):
         presets.record(WU, "smoke", "SGD", seed, tmp_path / "records", tmp_path / "work", show=False)
     found = records.load_all("wu.fig1a/smoke/sgd-*")
-    assert list(found) == ["wu.fig1a/smoke/sgd-seed1", "wu.fig1a/smoke/sgd-seed2"] and found["wu.fig1a/smoke/sgd-seed2"]["config"]["seed"] == 2
+    assert (
+        list(found) == ["wu.fig1a/smoke/sgd-seed1", "wu.fig1a/smoke/sgd-seed2"]
+        and found["wu.fig1a/smoke/sgd-seed2"]["config"]["seed"] == 2
+    )
     assert page.dependencies()["records"] == ["wu.fig1a/smoke"]
     with pytest.raises(RecordError, match=r"no record matches wu.fig1b"):
         records.load_all("wu.fig1b/*")
@@ -278,7 +365,11 @@ def test_load_all_gives_records_by_name_and_notes_their_folder(tmp_path, monkeyp
 def test_list_names_presets_methods_and_what_a_scale_changes(capsys):
     assert main(["experiments", "list"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in PRESETS) and "MSGD-[Cov-10]" in shown and "dataset fashion_mnist → digits" in shown
+    assert (
+        all(name in shown for name in PRESETS)
+        and "MSGD-[Cov-10]" in shown
+        and "dataset fashion_mnist → digits" in shown
+    )
 
 
 def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
@@ -288,7 +379,12 @@ def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
     assert experiments(tmp_path, *arguments, "1..3") == 0
     shown = capsys.readouterr().out
     assert "2 of 6 records are there" in shown
-    assert [line.split(":")[0] for line in shown.splitlines() if "accuracy" in line] == ["SGD seed 2", "GD seed 2", "SGD seed 3", "GD seed 3"]
+    assert [line.split(":")[0] for line in shown.splitlines() if "accuracy" in line] == [
+        "SGD seed 2",
+        "GD seed 2",
+        "SGD seed 3",
+        "GD seed 3",
+    ]
     assert experiments(tmp_path, "status") == 0
     assert "SGD: 3 records (seeds 1, 2, 3)" in capsys.readouterr().out
 
@@ -317,17 +413,30 @@ def test_a_run_that_diverges_is_reported_and_does_not_stop_the_others(tmp_path, 
     monkeypatch.setitem(PRESETS, "wild", replace(wild, name="wild"))
     assert experiments(tmp_path, "run", "wild", "--scale", "smoke", "--methods", "GD,SGD", "--threads", "1") == 1
     errors = capsys.readouterr().err
-    assert "error: GD seed 1: the loss is not finite at step" in errors and "error: SGD seed 1" in errors and "learning rate 3e+38" in errors
+    assert (
+        "error: GD seed 1: the loss is not finite at step" in errors
+        and "error: SGD seed 1" in errors
+        and "learning rate 3e+38" in errors
+    )
     assert not list((tmp_path / "records").rglob("*.json"))
 
 
 def test_a_noise_that_cannot_be_is_reported_and_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
     setting = PRESETS["zhu.fig3"].setting("smoke")
-    wide = replace(PRESETS["zhu.fig3"], name="wide", scales={"smoke": replace(setting, escape=replace(setting.escape, k=600)), "paper": setting})
+    wide = replace(
+        PRESETS["zhu.fig3"],
+        name="wide",
+        scales={"smoke": replace(setting, escape=replace(setting.escape, k=600)), "paper": setting},
+    )
     monkeypatch.setitem(PRESETS, "wide", wide)
-    assert experiments(tmp_path, "run", "wide", "--scale", "smoke", "--methods", "GLD-leading,SGD", "--threads", "1") == 1
+    assert (
+        experiments(tmp_path, "run", "wide", "--scale", "smoke", "--methods", "GLD-leading,SGD", "--threads", "1") == 1
+    )
     shown = capsys.readouterr()
-    assert "error: GLD-leading seed 1: k = 600 leading directions cannot be had: C of 600 samples has rank 599 at most" in shown.err
+    assert (
+        "error: GLD-leading seed 1: k = 600 leading directions cannot be had: C of 600 samples has rank 599 at most"
+        in shown.err
+    )
     assert "SGD seed 1: test accuracy" in shown.out and len(list((tmp_path / "records").rglob("*.json"))) == 2
 
 
@@ -360,7 +469,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, ca
     (tmp_path / "records").touch()
     assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke", "--methods", "GD") == 2
     shown = capsys.readouterr()
-    assert "records cannot be written (File exists): name another" in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    assert (
+        "records cannot be written (File exists): name another" in shown.err
+        and shown.err.count("\n") == 1
+        and shown.out == ""
+    )
     assert not (tmp_path / "work").exists()
 
 

@@ -39,7 +39,10 @@ def one_thread():
 
 def problem(seed=0, tests=40):
     generator = torch.Generator().manual_seed(seed)
-    inputs, targets = torch.randn(N + tests, 5, generator=generator), torch.randint(0, 3, (N + tests,), generator=generator)
+    inputs, targets = (
+        torch.randn(N + tests, 5, generator=generator),
+        torch.randint(0, 3, (N + tests,), generator=generator),
+    )
     return Data.on("cpu", (inputs[:N], targets[:N]), (inputs[N:], targets[N:]), watched=10)
 
 
@@ -71,7 +74,9 @@ def parameters(model):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_is_msgd_bit_for_bit(name):
     data, law, model = problem(), by_name(name, N, B), network()
-    step = MSGD(model, cross_entropy, torch.optim.SGD(model.parameters(), 0.5), law, generator=torch.Generator().manual_seed(5))
+    step = MSGD(
+        model, cross_entropy, torch.optim.SGD(model.parameters(), 0.5), law, generator=torch.Generator().manual_seed(5)
+    )
     for _ in range(6):
         step(*data.train)
     ours = trainer(law)
@@ -92,7 +97,9 @@ def test_memory_layout_changes_a_run_by_rounding_alone():
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         model = normal_init(LeNet(), 0.1, torch.Generator().manual_seed(2)).to(memory_format=layout)
-        ours = trainer(FullBatch(8, 2), model, data=Data.on("cpu", (images, labels), (images, labels), 8), lr=0.1, chunk=4)
+        ours = trainer(
+            FullBatch(8, 2), model, data=Data.on("cpu", (images, labels), (images, labels), 8), lr=0.1, chunk=4
+        )
         ours.run(3)
         found.append(parameters(model))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
@@ -110,7 +117,16 @@ def test_additive_noise_is_added_to_the_gradient_and_a_schedule_is_followed():
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
     data = problem()
-    Trainer(model, optimizer, FullBatch(N, B), data, generator=torch.Generator().manual_seed(5), schedule=schedule, additive=additive, chunk=100).run(5)
+    Trainer(
+        model,
+        optimizer,
+        FullBatch(N, B),
+        data,
+        generator=torch.Generator().manual_seed(5),
+        schedule=schedule,
+        additive=additive,
+        chunk=100,
+    ).run(5)
     for step, noises in enumerate(drawn):
         reference.zero_grad()
         cross_entropy(reference(data.train[0]), data.train[1]).mean().backward()
@@ -149,7 +165,9 @@ def test_losses_are_means_since_the_last_point_clean_and_weighted_apart():
     assert run.curves["weighted_loss"][1:] != pytest.approx(run.curves["train_loss"][:-1], rel=0.01)
     sparser = trainer(GaussianFisher(N, B)).run(6, evaluate_every=3)
     assert sparser.curves["step"] == [0, 3, 6]
-    assert sparser.curves["step_loss"][1:] == pytest.approx([sum(x.clean for x in losses[:3]) / 3, sum(x.clean for x in losses[3:]) / 3], rel=1e-6)
+    assert sparser.curves["step_loss"][1:] == pytest.approx(
+        [sum(x.clean for x in losses[:3]) / 3, sum(x.clean for x in losses[3:]) / 3], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -160,10 +178,16 @@ def test_every_method_is_judged_on_the_same_images(name):
     with torch.no_grad():
         for part, images in (("train", data.train), ("test", tuple(x[:10] for x in data.test))):
             outputs = model(images[0])
-            assert run.curves[f"{part}_loss"][0] == pytest.approx(float(cross_entropy(outputs, images[1]).mean()), rel=1e-6)
+            assert run.curves[f"{part}_loss"][0] == pytest.approx(
+                float(cross_entropy(outputs, images[1]).mean()), rel=1e-6
+            )
             assert run.curves[f"{part}_accuracy"][0] == float((outputs.argmax(1) == images[1]).double().mean())
     assert run.curves["step"] == [0, 2, 4, 5] and {len(curve) for curve in run.curves.values()} == {4}
-    assert run.final["tested"] == 40 and run.final["train_loss"] == run.curves["train_loss"][-1] and run.final["steps"] == 5
+    assert (
+        run.final["tested"] == 40
+        and run.final["train_loss"] == run.curves["train_loss"][-1]
+        and run.final["steps"] == 5
+    )
 
 
 def test_judging_uses_the_evaluation_mode_and_leaves_no_trace():
@@ -196,7 +220,9 @@ def test_a_run_is_over_when_a_point_of_the_curves_says_so():
 
 
 def test_the_last_point_of_a_run_that_is_over_is_measured_too():
-    measured = trainer(measure=lambda model, step: {"n": step}, measure_at=(0, 4, 8)).run(8, evaluate_every=2, until=lambda point: point["step"] >= 3)
+    measured = trainer(measure=lambda model, step: {"n": step}, measure_at=(0, 4, 8)).run(
+        8, evaluate_every=2, until=lambda point: point["step"] >= 3
+    )
     assert measured.measured == {"step": [0, 4], "n": [0, 4]}
 
 
@@ -231,7 +257,16 @@ def test_a_run_stopped_and_resumed_ends_as_the_unbroken_one(tmp_path, stops):
 
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
         generator = torch.Generator().manual_seed(5)
-        return Trainer(model, optimizer, by_name("MSGD-Bernoulli", N, B), problem(), generator=generator, schedule=schedule, additive=additive, chunk=2)
+        return Trainer(
+            model,
+            optimizer,
+            by_name("MSGD-Bernoulli", N, B),
+            problem(),
+            generator=generator,
+            schedule=schedule,
+            additive=additive,
+            chunk=2,
+        )
 
     torch.manual_seed(8)
     unbroken = begin(None).run(14, evaluate_every=4)
@@ -268,17 +303,23 @@ SCRIPT = """
 
 
 def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path):
-    """SIGKILL between a gradient and its update, and between a checkpoint and its renaming; the record is that of an unbroken run."""
+    """SIGKILL between a gradient and its update, and between a checkpoint and its renaming; the record is that of an
+    unbroken run.
+    """
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     checkpoint = broken / "work" / "wu.fig1a" / "smoke" / "msgd-cov-seed1.pt"
     for where, step, done in (("update", 14, 13), ("rename", 9, 21)):
         command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(broken), where, str(step)]
-        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        killed = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert checkpoints.load(checkpoint)["steps_done"] == done
     records = []
     for folder in (broken, whole):
-        path = presets.record(presets.preset("wu.fig1a"), "smoke", "MSGD-Cov", 1, folder, folder / "work", save_every_s=0, show=False)
+        path = presets.record(
+            presets.preset("wu.fig1a"), "smoke", "MSGD-Cov", 1, folder, folder / "work", save_every_s=0, show=False
+        )
         records.append(json.loads(path.read_text(encoding="utf-8")))
         del records[-1]["provenance"]["wall_s"], records[-1]["provenance"]["commit"]
     assert records[0] == records[1]
@@ -316,7 +357,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     state = checkpoints.load(path)
     assert state["steps_done"] == 3 and all(torch.isfinite(value).all() for value in state["model"].values())
     with pytest.raises(Diverged, match=r"step 0 under MSGD-Cov"):
-        trainer(data=Data.on("cpu", *[(torch.full((m, 5), math.inf), torch.zeros(m, dtype=torch.int64)) for m in (N, 9)], watched=9)).run(3)
+        trainer(
+            data=Data.on(
+                "cpu", *[(torch.full((m, 5), math.inf), torch.zeros(m, dtype=torch.int64)) for m in (N, 9)], watched=9
+            )
+        ).run(3)
 
 
 def test_a_device_is_asked_for_the_loss_once_in_a_while_and_still_stops():
@@ -347,7 +392,10 @@ def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
     code += f"with lock(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(files.LockError, match=f"x in .* is in use by process {process.pid}: wait"), files.lock(path):
+        with (
+            pytest.raises(files.LockError, match=f"x in .* is in use by process {process.pid}: wait"),
+            files.lock(path),
+        ):
             pass
         process.kill()
         process.wait()
@@ -364,7 +412,10 @@ def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
     [
         (lambda: trainer(FullBatch(10, 2)), "n = 10 samples, the training set has 24"),
         (lambda: trainer(chunk=0), "chunk = 0"),
-        (lambda: trainer(data=replace(problem(), train=(problem().train[0], torch.ones(N, 1)))), r"shape \(24, 1\) and type torch.float32: the trainer judges"),
+        (
+            lambda: trainer(data=replace(problem(), train=(problem().train[0], torch.ones(N, 1)))),
+            r"shape \(24, 1\) and type torch.float32: the trainer judges",
+        ),
         (lambda: trainer(data=problem(tests=0)), "the test set is empty"),
         (lambda: trainer().run(0), "steps = 0"),
         (lambda: trainer().run(5, evaluate_every=0), "evaluate_every = 0"),
