@@ -19,6 +19,7 @@ from support.sampling import (
     FullBatch,
     GaussianCovariance,
     GaussianFisher,
+    Law,
     MiniBatch,
     Rademacher,
     SparseCovariance,
@@ -84,7 +85,7 @@ def test_printed_numbers_of_proposition_1():
 
 
 def conditional_noise(n, slots, block):
-    """Covariance in R^n of noise that sits on the given slots (sample indices) with covariance ``block`` between slots."""
+    """Covariance in R^n of noise on the given slots (sample indices) with covariance ``block`` between slots."""
     out = [[Fraction(0)] * n for _ in range(n)]
     for (r, i), (s, j) in product(enumerate(slots), repeat=2):
         out[i][j] += block[r][s]
@@ -181,8 +182,94 @@ def test_a_seed_fixes_the_draw_and_size_none_is_one_vector():
     first, again = (law.sample(3, np.random.default_rng(5)) for _ in range(2))
     assert (first == again).all()
     assert law.sample(None, torch.Generator().manual_seed(1)).shape == (6,)
-    assert law.slot_weights(None, torch.Generator()).shape == (4,)
-    assert law.slot_weights(2, np.random.default_rng(0)).dtype == np.float64
+    assert law.sample(2, np.random.default_rng(0)).dtype == np.float64
+
+
+# --- the weighted loss
+
+
+def weighed(law, generator, count=None):
+    """The weights that `weigh` drew, as the gradient with respect to losses of 0."""
+    losses = torch.zeros(count or law.slots, dtype=torch.float64, requires_grad=True)
+    law.weigh(losses, generator).backward()
+    return losses.grad
+
+
+@pytest.mark.parametrize("law", [law for law in every_law() if not isinstance(law, Compensated)], ids=str)
+def test_a_law_on_all_samples_weighs_by_its_sampling_vector(law):
+    expected = law.sample(None, torch.Generator().manual_seed(3))
+    losses = torch.tensor([3.0, -1.0, 4.0, 1.0, -5.0, 9.0])
+    assert law.weigh(losses, torch.Generator().manual_seed(3)).item() == pytest.approx(
+        sum(w * x for w, x in zip(expected.tolist(), losses.tolist(), strict=True)), rel=1e-6
+    )
+    assert torch.equal(weighed(law, torch.Generator().manual_seed(3)), expected.double())
+
+
+@pytest.mark.parametrize("kind", ["covariance", "fisher"])
+def test_the_weights_of_a_loaders_batch_have_the_variance_of_algorithm_2(kind):
+    """Mean 1/B and τ², less what centring takes, by normal intervals of level ALPHA over B means and B variances."""
+    law, generator = Compensated(50, 2, 5, kind), torch.Generator().manual_seed(1)
+    draws = torch.stack([weighed(law, generator) for _ in range(4000)]).numpy() - 1 / 5
+    truth = (5 - 2) / (2 * 5 * (4 if kind == "covariance" else 5)) * (1 - 1 / 5 if kind == "covariance" else 1)
+    quantile = stats.norm.ppf(1 - ALPHA / 20)
+    assert (np.abs(draws.mean(0)) <= quantile * math.sqrt(truth / len(draws))).all()
+    assert (np.abs(draws.var(0) / truth - 1) <= quantile * math.sqrt(2 / len(draws))).all()
+    np.testing.assert_allclose(draws.sum(1), 0, atol=1e-6) if kind == "covariance" else None
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_losses_are_summed_in_float32(kind):
+    """1,000 losses of 1 have the mean 1; summed in their own type they would not."""
+    losses = torch.ones(1000, dtype=kind, requires_grad=True)
+    found = FullBatch(1000, 1).weigh(losses, torch.Generator())
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(1, abs=1e-6)
+    found.backward()
+    assert losses.grad.dtype == kind and losses.grad[0].item() == pytest.approx(1e-3, rel=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "message"),
+    [
+        (
+            torch.ones(4, 1),
+            ValueError,
+            r"shape \(4, 1\): give one number a sample, shape \(m,\), by losses.squeeze\(1\)",
+        ),
+        (torch.ones(4, 4), ValueError, r"shape \(4, 4\): .* reduction='none'"),
+        (torch.ones(()), ValueError, r"shape \(\): give one number a sample, .* not their mean .*reduction='none'"),
+        (torch.ones(1), ValueError, r"weighs 4 losses but 1 came: give batches of exactly 4 \(drop_last=True\)"),
+        (torch.ones(6), ValueError, "weighs 4 losses but 6 came"),
+        (torch.ones(4, dtype=torch.int64), TypeError, r"of type torch.int64: give real numbers"),
+        (torch.ones(4, dtype=torch.complex64), TypeError, "of type torch.complex64"),
+        (np.ones(4), TypeError, "losses is of type ndarray: give a torch tensor"),
+        ([1.0] * 4, TypeError, "losses is of type list"),
+        (None, TypeError, "losses is of type NoneType"),
+    ],
+)
+def test_losses_that_are_not_one_a_sample_are_refused(losses, error, message):
+    with pytest.raises(error, match=message) as caught:
+        by_name("[MSGD-Cov]-4", 6, 2).weigh(losses, torch.Generator())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_law_on_all_samples_weighs_all_of_them_and_needs_a_torch_generator():
+    with pytest.raises(ValueError, match="MSGD-Cov weighs 6 losses but 4 came: give all samples"):
+        GaussianCovariance(6, 2).weigh(torch.ones(4), torch.Generator())
+    for generator in (None, 0, np.random.default_rng(0)):
+        with pytest.raises(TypeError, match=r"is no torch generator: give torch\.Generator"):
+            GaussianCovariance(6, 2).weigh(torch.ones(6), generator)
+
+
+@pytest.mark.parametrize(("n", "b", "B", "parts"), [(6, 2, 4, 2), (9, 3, 6, 3), (9, 3, 9, 3), (8, 2, 4, 1)])
+@pytest.mark.parametrize("replace", [True, False])
+def test_parts_of_a_batch_with_the_law_of_a_part_have_the_noise_of_b(n, b, B, parts, replace):
+    """README: R micro-batches or R ranks, each of B/R samples under the law of (b/R, B/R), averaged. The whole batch is
+    one of B, and the noise of each part is independent: a sum by hand, in fractions.
+    """
+    law = Compensated(n, b // parts, B // parts, replace=replace)
+    drawn = MiniBatch(n, B, replace=replace).covariance
+    own = law.covariance.a - MiniBatch(n, B // parts, replace=replace).covariance.a  # what a part's noise adds
+    assert drawn.a + own / parts == MiniBatch(n, b, replace=replace).covariance.a
 
 
 def test_weights_of_sgd_and_centred_laws_sum_to_one():
@@ -267,14 +354,25 @@ def test_by_name_understands_the_papers_names():
         (lambda: Compensated(9, 2, 4, "diagonal"), ValueError, "kind = 'diagonal'"),
         (lambda: Compensated(9, 2, 4, scale=-1), ValueError, "scale = -1"),
         (lambda: Compensated(9, 2, 4, scale=float("nan")), ValueError, "scale = nan"),
-        (lambda: Compensated(9, 2, 4, scale="small"), ValueError, "scale = 'small' is no variance"),
+        (lambda: Compensated(9, 2, 4, scale="small"), TypeError, "scale = 'small' is not a number"),
+        (lambda: Compensated(9, 2, 4, kind=None), ValueError, "kind = None is unknown: choose covariance, fisher"),
+        (lambda: Compensated(9, 2, 4.0), TypeError, "B = 4.0 is not an integer"),
         (lambda: MiniBatch(5, 2).sample(-1, np.random.default_rng(0)), ValueError, "size = -1 .* draws ≥ 0"),
-        (
-            lambda: Compensated(5, 2, 3).slot_weights(2.5, np.random.default_rng(0)),
-            TypeError,
-            "size = 2.5 is not an integer",
-        ),
-        (lambda: MiniBatch(5, 2).covariance @ [1.0] * 5, ValueError, "first axis must be n = 5"),
+        (lambda: MiniBatch(5, 2).sample(2.5, np.random.default_rng(0)), TypeError, "size = 2.5 is not an integer"),
+        (lambda: MiniBatch(5, 2).sample(True, np.random.default_rng(0)), TypeError, "size = True is not an integer"),
+        (lambda: MiniBatch(5, 2).sample(3, None), TypeError, "generator = None .*default_rng"),
+        (lambda: MiniBatch(5, 2).sample(3, torch.zeros(3)), TypeError, "is no random generator"),
+        (lambda: MiniBatch(5, 2).sample(3, np.random.RandomState(0)), TypeError, "is no random generator"),
+        (lambda: MiniBatch(5, 2).covariance @ ([1.0] * 5), TypeError, "x is of type list: give a numpy array"),
+        (lambda: MiniBatch(5, 2).covariance.dense("yes"), TypeError, "exact = 'yes' is not a boolean"),
+        (lambda: Exchangeable(2.0, 1, 0), TypeError, "n = 2.0 is not an integer"),
+        (lambda: Exchangeable(2, None, 0), TypeError, "a = None is not a number"),
+        (lambda: sgd_scale(5, 9, False), ValueError, "b = 9 is out of range: without replacement .* n = 5"),
+        (lambda: sgd_scale(5, 0), ValueError, "b = 0 is out of range"),
+        (lambda: sgd_scale(1, 1, False), ValueError, "n = 1 is out of range"),
+        (lambda: sgd_scale(5, 2.0), TypeError, "b = 2.0 is not an integer"),
+        (lambda: sgd_scale(5, 2, 1), TypeError, "replace = 1 is not a boolean"),
+        (lambda: Law(5, 2).covariance, TypeError, "Law names no covariance"),
         (lambda: by_name(None, 5, 2), TypeError, "name = None"),
         (lambda: by_name("noise", 5, 2), ValueError, "unknown noise class 'noise': Known are SGD, GD"),
         (lambda: SparseCovariance(9, 2, 1), ValueError, "B = 1"),

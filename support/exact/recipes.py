@@ -9,8 +9,7 @@ not.
 
     W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
 
-Given the picked slots, ``Σ g_i W_i`` is Gaussian (with signs for noise it is not, but its moments up to the third are
-right).
+Given the picked slots, ``Σ g_i W_i`` is Gaussian; with signs for noise it is not, and has a fourth cumulant besides.
 There are finitely many picks, so moments are finite sums.
 """
 
@@ -24,7 +23,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from support.errors import Refused, WrongType
+from support.errors import Refused, WrongType, integer
 from support.sampling import (
     Bernoulli,
     Compensated,
@@ -91,7 +90,13 @@ class Recipe:
 
 
 def recipe(law: Law) -> Recipe:
-    """The recipe of one of the ten laws. Raises TypeError for any other."""
+    """The recipe of one of the ten laws. Raises WrongType for anything else.
+
+    >>> recipe(MiniBatch(n=4, b=2)).pick
+    'draws'
+    """
+    if not isinstance(law, Law):
+        raise WrongType(f"law = {law!r} is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)")
     n, b, mean = law.n, law.b, law.mean
     drawn = "draws" if law.replace else "subset"
     match law:
@@ -139,7 +144,12 @@ def recipe(law: Law) -> Recipe:
 
 
 def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]:
-    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter."""
+    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter.
+
+    >>> list(menagerie(6, 2, 4))[:3]
+    ['SGD', 'MSGD-Cov', 'MSGD-[Cov-4]']
+    """
+    B = integer("B", B, 1)
     named = [name.replace("-B]", f"-{B}]").replace("]-B", f"]-{B}") for name in NAMES]
     return {name: by_name(name, n, b, replace=replace) for name in named}
 
@@ -149,6 +159,9 @@ def agreement(law: Law) -> str:
 
     "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or
     "nothing".
+
+    >>> agreement(GaussianFisher(n=4, b=2))
+    'all but the sum'
     """
     ours, sgd = law.covariance, law.sgd_covariance
     if ours == sgd:
@@ -159,41 +172,61 @@ def agreement(law: Law) -> str:
 
 
 def parts(law: Law, g) -> Iterator[tuple]:
-    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions
-    or integers, n of them.
+    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance, fourth cumulant) for every pick.
 
-    V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth
-    moments are not.
-    Raises ValueError for g of another length.
+    Fractions for g of fractions or integers, n of them; V = W − 1/n. The fourth cumulant is 0, as of a Gaussian, but
+    where the noise is signs: one sign times c has −2c⁴, and cumulants of independent signs add.
+    Raises Refused for g of another length.
+
+    >>> [tuple(map(str, part)) for part in parts(MiniBatch(n=2, b=1), [1, 0])]
+    [('1/2', '1/2', '0', '0'), ('1/2', '-1/2', '0', '0')]
     """
     r, g = recipe(law), np.array(g, dtype=object)
     if g.shape != (law.n,):
         raise Refused(f"g has shape {g.shape}: give one number for each of the n = {law.n} samples")
     for p, counts in r.picks():
-        total, squares = np.array(counts) @ g, np.array(counts) @ g**2
-        spread = squares - total**2 * Fraction(1, r.size) if r.centred else squares
-        yield p, r.floor * g.sum() + r.slot * total - g.sum() * law.mean, r.variance * spread
+        slots = np.array(counts)
+        total = slots @ g
+        # what the noise of a slot is multiplied by
+        factors = g - total * Fraction(1, r.size) if r.centred else g
+        fourth = -2 * r.variance**2 * (slots @ factors**4) if r.noise == "signs" else 0
+        mean = r.floor * g.sum() + r.slot * total - g.sum() * law.mean
+        yield p, mean, r.variance * (slots @ factors**2), fourth
 
 
 def moments(parts: Iterable[tuple]) -> tuple:
-    """First to fourth moment of a mixture of Gaussians, given as (probability, mean, variance) of its parts."""
+    """First to fourth moment of a mixture of symmetric laws, given as what `parts` gives.
+
+    >>> moments([(1, 0, 2, 0)])  # N(0, 2)
+    (0, 2, 0, 12)
+    """
     first = second = third = fourth = 0
-    for p, m, s in parts:
+    for p, m, s, cumulant in parts:
         first += p * m
         second += p * (m**2 + s)
         third += p * (m**3 + 3 * m * s)
-        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2)
+        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2 + cumulant)
     return first, second, third, fourth
 
 
 def kurtosis(moments: tuple):
-    """Fourth moment over the square of the second, for a law of mean zero: 3 for a Gaussian."""
+    """Fourth moment over the square of the second, for a law of mean zero: 3 for a Gaussian. Raises Refused where the
+    law has no variance.
+
+    >>> kurtosis(moments(parts(Rademacher(n=6, b=2), [1, 0, 0, 0, 0, 0])))  # a sign has 1
+    Fraction(1, 1)
+    """
+    if not moments[1] > 0:
+        raise Refused(f"a law of variance {moments[1]} has no kurtosis: give one that varies")
     return moments[3] / moments[1] ** 2
 
 
 def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
     """Diagonal, off-diagonal and total variance of the weights, counted over all picks instead of taken from
     `Law.covariance`.
+
+    >>> [str(number) for number in counted(MiniBatch(n=4, b=2))]
+    ['3/32', '-1/32', '0']
     """
     first, both, ones = [1] + [0] * (law.n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
     one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
