@@ -172,14 +172,14 @@ def agreement(law: Law) -> str:
 
 
 def parts(law: Law, g) -> Iterator[tuple]:
-    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance, fourth cumulant) for every pick.
+    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) of a Gaussian for every pick.
 
-    Fractions for g of fractions or integers, n of them; V = W − 1/n. The fourth cumulant is 0, as of a Gaussian, but
-    where the noise is signs: one sign times c has −2c⁴, and cumulants of independent signs add.
+    Fractions for g of fractions or integers, n of them; V = W − 1/n. Where the noise is signs it is no Gaussian, and
+    its fourth cumulant stands besides: that of a sign times c is −2c⁴, and those of independent signs add.
     Raises Refused for g of another length.
 
     >>> [tuple(map(str, part)) for part in parts(MiniBatch(n=2, b=1), [1, 0])]
-    [('1/2', '1/2', '0', '0'), ('1/2', '-1/2', '0', '0')]
+    [('1/2', '1/2', '0'), ('1/2', '-1/2', '0')]
     """
     r, g = recipe(law), np.array(g, dtype=object)
     if g.shape != (law.n,):
@@ -189,23 +189,23 @@ def parts(law: Law, g) -> Iterator[tuple]:
         total = slots @ g
         # what the noise of a slot is multiplied by
         factors = g - total * Fraction(1, r.size) if r.centred else g
-        fourth = -2 * r.variance**2 * (slots @ factors**4) if r.noise == "signs" else 0
+        fourth = (-2 * r.variance**2 * (slots @ factors**4),) if r.noise == "signs" else ()
         mean = r.floor * g.sum() + r.slot * total - g.sum() * law.mean
-        yield p, mean, r.variance * (slots @ factors**2), fourth
+        yield p, mean, r.variance * (slots @ factors**2), *fourth
 
 
 def moments(parts: Iterable[tuple]) -> tuple:
-    """First to fourth moment of a mixture of symmetric laws, given as what `parts` gives.
+    """First to fourth moment of a mixture of Gaussians (probability, mean, variance), or of what else `parts` gives.
 
-    >>> moments([(1, 0, 2, 0)])  # N(0, 2)
+    >>> moments([(1, 0, 2)])  # N(0, 2)
     (0, 2, 0, 12)
     """
     first = second = third = fourth = 0
-    for p, m, s, cumulant in parts:
+    for p, m, s, *cumulant in parts:
         first += p * m
         second += p * (m**2 + s)
         third += p * (m**3 + 3 * m * s)
-        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2 + cumulant)
+        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2 + sum(cumulant))
     return first, second, third, fourth
 
 

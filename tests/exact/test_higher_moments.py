@@ -283,7 +283,7 @@ def test_fourth_moments_in_one_dimension_are_powers_of_that_of_the_factor(law):
     x = np.array([1, 2, 0, 1, 3], dtype=object) * Fraction(1)
     lr = Fraction(1, 7)
     mean = sum(x**2) / 5
-    f = Mixture(tuple((p, 1 - lr * (mean + m), lr * lr * s) for p, m, s, _ in parts(law, x**2)))
+    f = Mixture(tuple((p, 1 - lr * (mean + m), lr * lr * s) for p, m, s in parts(law, x**2)))
     ours = list(loss_moments(x[:, None], 0 * x, law, lr, np.array([Fraction(2)]), 3))
     assert ours == [(mean / 2 * 4 * f.moment(2) ** k, (mean / 2) ** 2 * 16 * f.moment(4) ** k) for k in range(4)]
 
