@@ -24,7 +24,7 @@ import torch
 from support import batches
 from support.errors import NotFinite, Refused, WrongType, integer, tensor, torch_generator
 from support.sampling import Law
-from support.sampling.law import per_sample
+from support.sampling.law import checked, per_sample
 
 PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -96,7 +96,8 @@ def backward_in_chunks(
     >>> [(w.item(), s.item()) for w, s in backward_in_chunks(model, identity, losses, losses, torch.ones(3), 2)]
     [(2.0, 2.0), (1.0, 1.0)]
     """
-    m = _samples(model, loss, inputs, targets)
+    _check_callables(model, loss)
+    m = _samples(inputs, targets)
     tensor("weights", weights, (m,))
     size = _passes(model, m, chunk, ghost)
     for start in range(0, m, size):
@@ -114,11 +115,19 @@ def backward_in_chunks(
         yield weighted.detach(), losses.detach().sum()
 
 
-def _samples(model, loss, inputs, targets) -> int:
+def _module(model) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise WrongType(f"model is of type {type(model).__name__}: give a torch.nn.Module")
+    return model
+
+
+def _check_callables(model, loss) -> None:
+    _module(model)
     if not callable(loss):
         raise WrongType(f"loss = {loss!r} is no function: give loss(outputs, targets), one number a sample")
+
+
+def _samples(inputs, targets) -> int:
     m, labels = batches.length(inputs, "inputs"), batches.length(targets, "targets")
     if m == 0 or m != labels:
         raise Refused(f"{m} inputs came with {labels} targets: give at least one sample, and one target for each")
@@ -152,10 +161,12 @@ def _check(chunk: int | None, ghost: int | None) -> None:
 def batch_statistics(model: torch.nn.Module) -> str | None:
     """The name of the first BatchNorm that normalises by the batch at hand; None where every sample stands alone.
 
+    Raises WrongType for what is no module.
+
     >>> batch_statistics(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
     '1'
     """
-    for name, module in model.named_modules():
+    for name, module in _module(model).named_modules():
         batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
         if batch_norm and (module.training or module.running_mean is None):
             return name
@@ -164,7 +175,7 @@ def batch_statistics(model: torch.nn.Module) -> str | None:
 
 def draw(law: Law, generator: torch.Generator, inputs, targets):
     """One sampling vector and the samples that it weighs: inputs, targets and weights of those whose weight a sparse
-    law left standing, or of all n.
+    law left standing, or of all n. Raises WrongType, or Refused where there are not n samples.
 
     >>> from support.sampling import MiniBatch
     >>> law = MiniBatch(n=4, b=1)
@@ -172,7 +183,9 @@ def draw(law: Law, generator: torch.Generator, inputs, targets):
     >>> inputs.shape, weights
     (torch.Size([1, 4]), tensor([1.]))
     """
-    weights, device = law.sample(None, generator), next(batches.leaves(inputs)).device
+    if (m := _samples(inputs, targets)) != checked(law).n:
+        raise Refused(f"the law is for n = {law.n} samples but {m} came: give the law the number of samples")
+    weights, device = law.sample(None, torch_generator(generator)), next(batches.leaves(inputs)).device
     if law.sparse:
         kept = weights.nonzero().squeeze(1)
         # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
@@ -214,13 +227,9 @@ class MSGD:
     ):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise WrongType(f"optimizer = {optimizer!r} is none: give one such as torch.optim.SGD(parameters, lr)")
-        if not isinstance(law, Law):
-            raise WrongType(
-                f"law = {law!r} is no law of the sampling vector: give one, such as "
-                f"support.sampling.by_name('MSGD-Cov', n, b)"
-            )
+        _check_callables(model, loss)
         _check(chunk, ghost)
-        self.model, self.loss, self.optimizer, self.law = model, loss, optimizer, law
+        self.model, self.loss, self.optimizer, self.law = model, loss, optimizer, checked(law)
         self.generator, self.chunk, self.ghost = torch_generator(generator), chunk, ghost
         self.steps = 0
 
@@ -228,10 +237,6 @@ class MSGD:
         """One step on the n samples. Raises Refused if there are not n, NotFinite (before the update) if the loss is
         not finite.
         """
-        if (m := _samples(self.model, self.loss, inputs, targets)) != self.law.n:
-            raise Refused(
-                f"the law is for n = {self.law.n} samples but the step got {m}: give the law the number of samples"
-            )
         drawn, seen = draw(self.law, self.generator, inputs, targets), []
 
         def evaluate() -> float:

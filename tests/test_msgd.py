@@ -293,7 +293,7 @@ def made(model, **changes):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x, y: step(m, MiniBatch(N + 1, 2), x, y), "n = 25 samples but the step got 24"),
+        (lambda m, x, y: step(m, MiniBatch(N + 1, 2), x, y), "the law is for n = 25 samples but 24 came"),
         (lambda m, x, y: weighted_backward(m, nn.functional.cross_entropy, x, y, torch.ones(N)), "reduction='none'"),
         (
             lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(3)),

@@ -372,6 +372,13 @@ def test_by_name_understands_the_papers_names():
         (lambda: sgd_scale(1, 1, False), ValueError, "n = 1 is out of range"),
         (lambda: sgd_scale(5, 2.0), TypeError, "b = 2.0 is not an integer"),
         (lambda: sgd_scale(5, 2, 1), TypeError, "replace = 1 is not a boolean"),
+        (lambda: Exchangeable(2, float("nan"), 0), ValueError, "a = nan is out of range"),
+        (
+            lambda: MiniBatch(np.ones((2, 2)), 1),
+            TypeError,
+            r"n = array\(\[\[1., 1.\], \[1., 1.\]\]\) is not an integer",
+        ),
+        (lambda: Compensated(9, 2, 4, np.zeros(2)), ValueError, "kind = .* is unknown"),
         (lambda: Law(5, 2).covariance, TypeError, "Law names no covariance"),
         (lambda: by_name(None, 5, 2), TypeError, "name = None"),
         (lambda: by_name("noise", 5, 2), ValueError, "unknown noise class 'noise': Known are SGD, GD"),

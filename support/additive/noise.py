@@ -64,7 +64,7 @@ class AdditiveNoise:
     def load_state_dict(self, state: dict) -> None:
         """Take up what `state_dict` gave. Raises Refused for anything else, the state of another form included."""
         if not isinstance(state, dict) or set(state) != {"steps", "covariance"}:
-            raise Refused(f"state = {state!r:.60} is not what state_dict gave: load that")
+            raise WrongType(f"state = {state!r:.60} is not what state_dict gave: load that")
         tensors = state["covariance"]
         if tensors is not None and len(tensors) != len(self._fields()):
             raise Refused(

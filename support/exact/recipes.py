@@ -37,6 +37,7 @@ from support.sampling import (
     SparseFisher,
     by_name,
 )
+from support.sampling.law import checked
 
 # the left column of the zoo has weights that sum to one, the right column their counterparts that do not
 ZOO = (
@@ -95,9 +96,7 @@ def recipe(law: Law) -> Recipe:
     >>> recipe(MiniBatch(n=4, b=2)).pick
     'draws'
     """
-    if not isinstance(law, Law):
-        raise WrongType(f"law = {law!r} is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)")
-    n, b, mean = law.n, law.b, law.mean
+    n, b, mean = checked(law).n, law.b, law.mean
     drawn = "draws" if law.replace else "subset"
     match law:
         case MiniBatch():
@@ -163,7 +162,7 @@ def agreement(law: Law) -> str:
     >>> agreement(GaussianFisher(n=4, b=2))
     'all but the sum'
     """
-    ours, sgd = law.covariance, law.sgd_covariance
+    ours, sgd = checked(law).covariance, law.sgd_covariance
     if ours == sgd:
         return "whole matrix"
     if ours.a == sgd.a:
@@ -228,6 +227,6 @@ def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
     >>> [str(number) for number in counted(MiniBatch(n=4, b=2))]
     ['3/32', '-1/32', '0']
     """
-    first, both, ones = [1] + [0] * (law.n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
+    first, both, ones = [1] + [0] * (checked(law).n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
     one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
     return one, (two - 2 * one) / 2, total

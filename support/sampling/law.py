@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
 from support._random import source
-from support.errors import Refused, WrongType, boolean, integer, tensor, torch_generator
+from support.errors import Refused, WrongType, boolean, integer, real, tensor, torch_generator
 
 Atom = tuple[Fraction, tuple[Fraction, ...]]
 WU = "Wu et al. (2020), On the Noisy Gradient Descent that Generalizes as SGD"
@@ -34,9 +33,7 @@ class Exchangeable:
 
     def __post_init__(self):
         object.__setattr__(self, "n", integer("n", self.n, 1))
-        for name in ("a", "c"):
-            if not isinstance(getattr(self, name), Real):
-                raise WrongType(f"{name} = {getattr(self, name)!r} is not a number: give a Fraction or a float")
+        real("a", self.a), real("c", self.c)
 
     @property
     def diagonal(self):
@@ -195,6 +192,19 @@ def sgd_scale(n: int, b: int, replace: bool = True) -> Fraction:
     n, replace = integer("n", n, 2), boolean("replace", replace)
     b = integer("b", b, 1, None if replace else n, f"without replacement a batch holds between 1 and n = {n} samples")
     return Fraction(1, b * n) if replace else Fraction(n - b, b * n * (n - 1))
+
+
+def checked(law) -> Law:
+    """A law as it came. Raises WrongType for anything else, such as its name.
+
+    >>> checked("SGD")
+    Traceback (most recent call last):
+    ...
+    support.errors.WrongType: law = 'SGD' is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)
+    """
+    if not isinstance(law, Law):
+        raise WrongType(f"law = {law!r} is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)")
+    return law
 
 
 def centred(n: int, k) -> Exchangeable:

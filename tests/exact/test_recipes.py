@@ -112,6 +112,9 @@ def test_a_law_without_a_recipe_is_refused():
         recipes.recipe(Law(4, 2))
     with pytest.raises(TypeError, match="law = 'SGD' is no law"):
         recipes.recipe("SGD")
+    for call in (recipes.agreement, recipes.counted):
+        with pytest.raises(TypeError, match="law = None is no law"):
+            call(None)
     with pytest.raises(TypeError, match=r"B = 4\.5 is not an integer"):
         recipes.menagerie(6, 2, 4.5)
     with pytest.raises(ValueError, match=r"g has shape \(2,\): give one number for each of the n = 3"):
