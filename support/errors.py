@@ -7,7 +7,7 @@ A refusal is one line that names the value and the remedy, before any work. Ever
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
 
 
@@ -16,7 +16,14 @@ class Refused(ValueError):
 
 
 class WrongType(Refused, TypeError):
-    """A value of another type than a function takes."""
+    """A value of another type than a function takes; the message is one line, whatever the value looks like.
+
+    >>> print(WrongType("b = [[1]\\n     [2]] is not an integer"))
+    b = [[1] [2]] is not an integer
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
 
 
 class NotFinite(Refused, FloatingPointError):
@@ -75,9 +82,11 @@ def choice(name: str, value, known: Iterable):
     """
     known = list(known)
     for one in known:
-        if value == one or (isinstance(value, str) and isinstance(one, str) and value.strip().lower() == one.lower()):
+        same = isinstance(value, Hashable) and value == one  # arrays compare entry by entry
+        if same or (isinstance(value, str) and isinstance(one, str) and value.strip().lower() == one.lower()):
             return one
-    raise Refused(f"{name} = {value!r} is unknown: choose {', '.join(map(str, known))}")
+    kind = Refused if isinstance(value, (str, Real)) else WrongType
+    raise kind(f"{name} = {value!r} is unknown: choose {', '.join(map(str, known))}")
 
 
 def torch_generator(value, name: str = "generator"):

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-from support import files
-from support.additive import langevin
+from support import additive, files
 from support.errors import integer
 from support.experiments import checkpoints, data, models, records
 from support.experiments.escape import Escape, Measurement, additive_noise
@@ -91,7 +90,7 @@ class RunSpec:
             knobs |= {"lr": self.setting.escape.start_lr, "steps": self.setting.escape.start_limit}
         own = {"preset": self.preset, "scale": self.scale, "method": self.method, "seed": self.seed}
         own |= {"law": type(self.law).__name__, "B": getattr(self.law, "B", None)}
-        return own | {"additive": self.method if self.method in langevin.NAMES else None} | knobs
+        return own | {"additive": self.method if self.method in additive.NAMES else None} | knobs
 
     def path(self, folder: Path) -> Path:
         """The record's file in a folder of records."""
@@ -122,7 +121,7 @@ def law(setting: Setting, method: str) -> Law:
     """
     if larger := re.fullmatch(r"SGD-(\d+)", method):
         return MiniBatch(setting.n, int(larger[1]), replace=setting.replace)
-    quiet = method in (*langevin.NAMES, START)
+    quiet = method in (*additive.NAMES, START)
     return by_name("GD" if quiet else method, setting.n, setting.b, replace=setting.replace)
 
 

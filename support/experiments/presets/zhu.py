@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from support.additive import langevin
+from support import additive
 from support.experiments.escape import Escape
 from support.experiments.presets.setting import Preset, Setting
 
@@ -22,7 +22,7 @@ _PAPER = Setting(
     truncated=True,
     escape=Escape(),
 )
-_METHODS = ("GD", "SGD", *langevin.NAMES)
+_METHODS = ("GD", "SGD", *additive.NAMES)
 _DIGITS = {"n": 600, "corrupted": (500, 600)}
 
 
