@@ -114,7 +114,7 @@ class Counts(SphinxDirective):
 
 
 class Versions(SphinxDirective):
-    """The directive ``{versions}``: its content names packages; a table shows the versions that constraints.txt pins."""
+    """The directive ``{versions}``: its content names packages; a table shows their pinned versions."""
 
     has_content = True
 
