@@ -35,6 +35,10 @@ class TrainingError(Refused):
     """A run that cannot start, go on or be resumed; the message names the value and the remedy."""
 
 
+class OutOfTime(TrainingError):
+    """A run that met its deadline; its checkpoint is written, and the same command goes on from there."""
+
+
 class Diverged(TrainingError):
     """A loss that is not finite; the message has the step, the law and the learning rate."""
 
@@ -160,6 +164,7 @@ class Trainer:
         show: bool | None = None,
         identity: dict | None = None,
         until: Callable[[dict[str, float]], bool] | None = None,
+        deadline: float | None = None,
     ) -> Run:
         """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all
         images.
@@ -168,6 +173,8 @@ class Trainer:
         it on a terminal only. identity: what the run is, stored in the checkpoint; a checkpoint of another run is
         refused.
         until: looks at each new point of the curves, as {name: value}; the run is over when it says so.
+        deadline: when to stop on the way, in seconds of `time.time`; a checkpoint is then written, and OutOfTime
+        raised.
         Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
         """
         if steps < 1 or evaluate_every < 1:
@@ -196,11 +203,14 @@ class Trainer:
                     )
                     over = until is not None and until({name: values[-1] for name, values in self.curves.items()})
                 self._measure()
-                if checkpoint and time.perf_counter() - saved >= save_every_s:
+                late = deadline is not None and time.time() > deadline and self.steps_done < steps and not over
+                if checkpoint and (late or time.perf_counter() - saved >= save_every_s):
                     self.seconds = time.perf_counter() - started
                     self._check(*self.model.parameters())
                     checkpoints.save(checkpoint, self._state(identity or {}))
                     saved = time.perf_counter()
+                if late:
+                    raise OutOfTime(f"out of time at step {self.steps_done:,} of {steps:,}: run it again, it goes on")
         final = {
             "steps": self.steps_done,
             **self._judge("train", *self.data.train),
