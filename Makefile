@@ -35,7 +35,7 @@ extremes: $(READY)  ## execute every page at sampled and extreme valid parameter
 	@$(BIN)/python -m pytest tests/extremes.py
 
 gpu: $(READY)  ## say which recorded runs a GPU would make next, and how long they take
-	@$(BIN)/python -m support experiments queue --dry-run
+	@$(BIN)/python -m support experiments queue --device cuda --dry-run
 
 serve:  ## show the built book at http://127.0.0.1:8000 (PORT=... for another)
 	@test -f _build/html/index.html || { echo "no book in _build/html: run 'make book' first" >&2; exit 1; }
