@@ -24,9 +24,9 @@ def tree(tmp_path, monkeypatch):
         path = tmp_path / "notebooks" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    for prose in (ROOT / "book").glob("*.md"):
-        (tmp_path / "book").mkdir(exist_ok=True)
-        (tmp_path / "book" / prose.name).touch()
+    for prose in (ROOT / "book").rglob("*.md"):
+        (tmp_path / prose.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / prose.relative_to(ROOT)).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
