@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "-j", "--jobs", type=int, default=2, metavar="N", help="processes, of one thread each (default: 2)"
         )
+    command("bench", _bench, "measure how fast the package runs")
+    experiments.add(commands)
     counts = command("counts", _counts, "say how many claims have which verdict, counted in the notebooks' outputs")
     counts.add_argument("--write", action="store_true", help="write it into README.md")
     does = "make a new page from the book's template, with its parameter sets and its line in _toc.yml"
@@ -109,8 +111,6 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("what", choices=["page"], metavar="page", help="what to make")
     new.add_argument("name", metavar="NAME", help="its file name, such as random_walk")
     new.add_argument("--part", required=True, metavar="PART", help="its folder in notebooks/, such as noise")
-    command("bench", _bench, "measure how fast the package runs")
-    experiments.add(commands)
     return top
 
 

@@ -255,7 +255,8 @@ def _explained(parameters: Iterable[str]) -> Callable[[str], list[str]]:
 
 def _first(module: ModuleType) -> str:
     """The first sentence of a module's docstring."""
-    return re.split(r"(?<=[.:])(?<!et al\.)\s", " ".join(inspect.cleandoc(module.__doc__ or "").split()), maxsplit=1)[0].rstrip(":")
+    doc = " ".join((module.__doc__ or "").split())
+    return re.split(r"(?<=[.:])(?<!et al\.)\s", doc, maxsplit=1)[0].rstrip(":")
 
 
 def _target(name: str, place: str) -> str | None:

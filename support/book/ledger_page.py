@@ -114,7 +114,7 @@ class Counts(SphinxDirective):
 
 
 class Versions(SphinxDirective):
-    """The directive ``{versions}``: its content names packages; a table shows their pinned versions."""
+    """The directive ``{versions}``: its content names packages; a table shows what constraints.txt pins."""
 
     has_content = True
 
