@@ -123,10 +123,16 @@ def _members(owner: str, thing: type) -> Iterator[Entry]:
 
 
 @cache
-def names() -> frozenset[str]:
-    """All dotted names with an entry of their own, modules included."""
+def names() -> dict[str, str]:
+    """What dotted names mean: each module and entry itself, and what a module took from elsewhere in the package."""
     every = [module for group in modules().values() for module in group]
-    return frozenset([*(m.__name__ for m in every), *(entry.name for m in every for entry in entries(m))])
+    own = {name: name for module in every for name in (module.__name__, *(entry.name for entry in entries(module)))}
+    taken = {
+        f"{module.__name__}.{name}": f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+        for module in every
+        for name, thing in vars(module).items()
+    }
+    return {name: target for name, target in taken.items() if target in own} | own
 
 
 def paragraphs(doc: str) -> Iterator[tuple[str, list[str]]]:
@@ -264,7 +270,7 @@ def _target(name: str, place: str) -> str | None:
     name = name.removesuffix("()")
     inner = place.split(".")
     candidates = [".".join([*inner[:k], name]) for k in range(len(inner), -1, -1)]
-    return next((one for one in candidates if one in names() and one != place), None)
+    return next((names()[one] for one in candidates if one in names() and one != place), None)
 
 
 def setup(app: Sphinx) -> dict:

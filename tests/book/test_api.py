@@ -12,8 +12,10 @@ from sphinx.util.docutils import docutils_namespace
 
 import support
 from support.book import api
+from support.sampling import Compensated, Law
 
 ROOT = Path(__file__).parents[2]
+LAW, COMPENSATED = (f"{one.__module__}.{one.__name__}" for one in (Law, Compensated))
 PAGES = sorted((ROOT / "book" / "api").glob("*.md"))
 
 
@@ -24,9 +26,7 @@ def book(tmp_path_factory):
     for page in PAGES:
         (root / page.name).write_bytes(page.read_bytes())
     entries = "".join(f"{page.stem}\n" for page in PAGES)
-    (root / "index.md").write_text(
-        f"# Top\n\n{{py:obj}}`support.sampling.Law`\n\n```{{toctree}}\n{entries}```\n", encoding="utf-8"
-    )
+    (root / "index.md").write_text(f"# Top\n\n{{py:obj}}`{LAW}`\n\n```{{toctree}}\n{entries}```\n", encoding="utf-8")
     settings = {"extensions": ["myst_nb", "support.book.api"], "nitpicky": True}
     with docutils_namespace():
         folders = (str(root), None, str(root / "html"), str(root / "trees"), "html")
@@ -53,15 +53,15 @@ def test_every_public_module_is_on_one_page(book):
 def test_a_law_as_a_reader_sees_it(book):
     pages, _ = book
     text = pages["mathematics"]
-    assert 'id="support.sampling.Law.sample"' in text
-    entry = text.partition('id="support.sampling.Compensated"')[2].partition("<dl")[0]
+    assert f'id="{LAW}.sample"' in text
+    entry = text.partition(f'id="{COMPENSATED}"')[2].partition("<dl")[0]
     words = html.unescape(re.sub(r"<[^>]+>", "", entry))
     signature = (
         "Compensated(n: int, b: int, B: int, kind: str = 'covariance', scale: Any = None, *, replace: bool = True)"
     )
     assert signature in words
     assert len(re.findall(r"<li>", entry)) == 2
-    assert 'href="mathematics.html#support.sampling.Law"' in pages["index"]
+    assert f'href="mathematics.html#{LAW}"' in pages["index"]
 
 
 def test_names_between_backticks_lead_to_their_entries(book):
@@ -69,6 +69,12 @@ def test_names_between_backticks_lead_to_their_entries(book):
     targets = set(re.findall(r'class="reference internal" href="#(support[\w.]+)"', text))
     assert len(targets) > 20
     assert targets <= set(re.findall(r'id="(support[\w.]+)"', text))
+
+
+def test_a_name_means_what_its_module_took_from_elsewhere():
+    assert api.names()["support.sampling.Law"] == LAW
+    assert api.names()["support.msgd.Law"] == LAW
+    assert "support.msgd.torch" not in api.names()
 
 
 def test_blocks_of_a_docstring():
