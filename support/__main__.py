@@ -34,6 +34,18 @@ def _on_book(name: str) -> Callable[..., int]:
     return command
 
 
+def _counts(options) -> int:
+    from support.book import verdicts
+
+    return verdicts.show(Path.cwd(), options.write)
+
+
+def _new_page(options) -> int:
+    from support.book import new_page
+
+    return new_page.make(Path.cwd(), options.name, options.part)
+
+
 def _bench(_) -> int:
     from support import bench
 
@@ -92,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
         )
     command("bench", _bench, "measure how fast the package runs")
     experiments.add(commands)
+    counts = command("counts", _counts, "say how many claims have which verdict, counted in the notebooks' outputs")
+    counts.add_argument("--write", action="store_true", help="write it into README.md")
+    does = "make a new page from the book's template, with its parameter sets and its line in _toc.yml"
+    new = command("new", _new_page, does, "new page random_walk --part noise")
+    new.add_argument("what", choices=["page"], metavar="page", help="what to make")
+    new.add_argument("name", metavar="NAME", help="its file name, such as random_walk")
+    new.add_argument("--part", required=True, metavar="PART", help="its folder in notebooks/, such as noise")
     return top
 
 

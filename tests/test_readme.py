@@ -79,3 +79,14 @@ def test_measuring_ones_own_model():
 def test_commands_are_there():
     assert any(" run " in command for command in COMMANDS)
     assert any(" batch " in command for command in COMMANDS)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert "CONTRIBUTING.md" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_target_that_it_names_is_one_of_the_makefile():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"book", "test"} <= set(re.findall(r"\bmake ([a-z]+)", README)) <= set(targets)
