@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from support import files
+from support.errors import Refused, WrongType
 from support.experiments import checkpoints, presets, training
 from support.experiments.checkpoints import CheckpointError
 from support.experiments.models import LeNet, normal_init
@@ -355,7 +356,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     with pytest.raises(Diverged, match=r"not finite at step 4 under MSGD-Cov, learning rate 0.5: lower"):
         trainer(additive=additive).run(9, checkpoint=path, save_every_s=0)
     state = checkpoints.load(path)
-    assert state["steps_done"] == 3 and all(torch.isfinite(value).all() for value in state["model"].values())
+    assert state["steps_done"] == 3 and all(torch.isfinite(value).all() for value in state["parts"]["model"].values())
     with pytest.raises(Diverged, match=r"step 0 under MSGD-Cov"):
         trainer(
             data=Data.on(
@@ -422,7 +423,7 @@ def test_a_lock_keeps_another_process_out_until_its_holder_is_gone(tmp_path):
     ],
 )
 def test_bad_input_is_refused(build, message):
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(Refused, match=message):
         build()
 
 
