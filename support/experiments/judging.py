@@ -58,7 +58,7 @@ class Data:
         def move(name, part):
             try:
                 inputs, labels = (torch.as_tensor(array, device=device) for array in _pair(name, part))
-            except (TypeError, RuntimeError, AssertionError) as error:
+            except (TypeError, ValueError, RuntimeError, AssertionError) as error:
                 said = str(error).partition("\n")[0]
                 raise WrongType(f"{name} cannot be moved to {device!r} ({said}): give two arrays of numbers") from error
             return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs, labels
