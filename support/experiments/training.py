@@ -87,8 +87,8 @@ class Trainer:
     that step, and the first of them is logged.  schedule: a torch learning-rate schedule of the optimiser, stepped
     after each step; `ReduceLROnPlateau` with the training loss at each new point of the curves.
     chunk: samples of one forward and backward pass.  ghost: for BatchNorm on batch statistics, whose gradients depend
-    on the samples that pass together: every ``ghost`` samples of a step, in their order, are a batch to it, whatever
-    the chunk; without it, a step of more than one chunk is refused.
+    on the samples that pass together: a step passes in ghost batches of exactly so many samples, in their order,
+    whatever the chunk; without it, a step of more than one chunk is refused.
     additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
     measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first),
     or multiples of ``measure_every`` (`support.experiments.tracking.Track`); must leave the model, and the trainer's
@@ -240,8 +240,7 @@ class Trainer:
         schedule step.
         """
         inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
-        if self.ghost is None and len(inputs) > self.chunk:
-            self._refuse_batch_statistics(len(inputs))
+        self._check_batch_statistics(len(inputs))
         together, sums = self.ghost or self.chunk, self.sums
 
         def gradient() -> torch.Tensor:
@@ -263,12 +262,20 @@ class Trainer:
             self.schedule.step()
         self.steps_done += 1
 
-    def _refuse_batch_statistics(self, samples: int) -> None:
+    def _check_batch_statistics(self, samples: int) -> None:
+        if self.ghost and samples % self.ghost:
+            raise TrainingError(
+                f"{samples} samples cannot be parted into ghost batches of exactly {self.ghost}: choose a divisor of "
+                f"their number"
+            )
+        if self.ghost or samples <= self.chunk:
+            return
         for name, module in self.model.named_modules():
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
                 raise TrainingError(
                     f"{type(module).__name__} {name} takes its statistics from the samples that pass together, and "
-                    f"{samples} pass in chunks of {self.chunk}: give chunk ≥ {samples}, or ghost=100 for batches of 100"
+                    f"{samples} pass in chunks of {self.chunk}: give chunk={samples}, or ghost={self.chunk} for "
+                    f"batches of that size"
                 )
 
     def _check(self, *others: torch.Tensor) -> None:

@@ -125,7 +125,7 @@ def test_a_bit_of_a_packed_file_is_noticed(small, tmp_path):
             spoiled = bytearray(whole)
             spoiled[byte] ^= 1
             path.write_bytes(spoiled)
-            with pytest.raises(DataError, match="it is damaged|lacks"):
+            with pytest.raises(DataError, match=r"it is damaged|lacks"):
                 call()
 
 
