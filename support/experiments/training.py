@@ -42,6 +42,10 @@ class TrainingError(Refused):
     """A run that cannot start, go on or be resumed; the message names the value and the remedy."""
 
 
+class OutOfTime(TrainingError):
+    """A run that met its deadline; its checkpoint is written, and the same command goes on from there."""
+
+
 class Diverged(TrainingError):
     """A loss that is not finite; the message has the step, the law and the learning rate."""
 
@@ -179,6 +183,7 @@ class Trainer:
         show: bool | None = None,
         identity: dict | None = None,
         until: Callable[[dict[str, float]], bool] | None = None,
+        deadline: float | None = None,
     ) -> Run:
         """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all
         images.
@@ -188,11 +193,14 @@ class Trainer:
         terminal only.  identity: what the run is, stored in the checkpoint; a checkpoint of another run is refused.
         until: looks at each new point of the curves, as {name: value}; the run is over when it says so, and stays over
         when it is resumed.
+        deadline: when to stop on the way, in seconds of `time.time`; a checkpoint is then written, and OutOfTime
+        raised.
         Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
         """
         steps, evaluate_every = integer("steps", steps, 1), integer("evaluate_every", evaluate_every, 1)
         save_every_s = real("save_every_s", save_every_s, 0)
         identity = instance("identity", {} if identity is None else identity, dict, "give {name: value}")
+        deadline = math.inf if deadline is None else real("deadline", deadline)
         if until is not None:
             _callable("until", until)
         keeps = checkpoint is not None
@@ -202,32 +210,44 @@ class Trainer:
         if keeps and not resumed:
             # what cannot be stored, and a folder that cannot be written, are known before any work
             self._save(checkpoint, identity)
-        saved = time.perf_counter()
-        with (
-            signals.held() if keeps else contextlib.nullcontext(()) as stop,
-            self._bar(steps, name, show) as bar,
-        ):
+        saved, late = time.perf_counter(), False
+        with signals.held() if keeps else contextlib.nullcontext(()) as stop, self._bar(steps, name, show) as bar:
             if not self.curves["step"]:
-                judging.probe(self.model, self.loss, *self.data.train)
-                self._evaluate()
-                self._measure()
-            while self.steps_done < steps and not (self.over or stop):
-                self.step()
-                bar.update()
-                if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
-                    point = self._evaluate()
-                    bar.set_postfix(loss=f"{point['train_loss']:.4f}", test=f"{point['test_accuracy']:.4f}")
-                    self.over = until is not None and bool(until(point))
-                self._measure()
-                last = self.over or stop or self.steps_done == steps
-                self.seconds = time.perf_counter() - began
-                if keeps and (last or time.perf_counter() - saved >= save_every_s):
+                self._look_at_start()
+            while not (self._is_complete(steps) or stop or late):
+                self._advance(steps, evaluate_every, until)
+                self._show(bar)
+                late, self.seconds = time.time() > deadline, time.perf_counter() - began
+                ends = stop or late or self._is_complete(steps)
+                if keeps and (ends or time.perf_counter() - saved >= save_every_s):
                     self._save(checkpoint, identity)
                     saved = time.perf_counter()
-        final = {"steps": self.steps_done, **self._judge("train", *self.data.train)}
-        final |= self._judge("test", *self.data.test) | {"tested": len(self.data.test[0])}
+        if not self._is_complete(steps):
+            raise OutOfTime(f"out of time at step {self.steps_done:,} of {steps:,}: run it again, it goes on")
+        final = self._judged_on_all()
         self.seconds = time.perf_counter() - began
         return Run(self.curves, final, self.seconds, self.track.measured if self.track else {})
+
+    def _is_complete(self, steps: int) -> bool:
+        return self.over or self.steps_done >= steps
+
+    def _look_at_start(self) -> None:
+        judging.probe(self.model, self.loss, *self.data.train)
+        self._evaluate()
+        self._measure()
+
+    def _advance(self, steps: int, evaluate_every: int, until: Callable | None) -> None:
+        """A step, and what is looked at after it."""
+        self.step()
+        if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
+            point = self._evaluate()
+            self.over = until is not None and bool(until(point))
+        self._measure()
+
+    def _show(self, bar: tqdm) -> None:
+        loss, accuracy = (self.curves[name][-1] for name in ("train_loss", "test_accuracy"))
+        bar.set_postfix(loss=f"{loss:.4f}", test=f"{accuracy:.4f}", refresh=False)
+        bar.update()
 
     def _bar(self, steps: int, name: str, show: bool | None) -> tqdm:
         hidden = None if show is None else not show
@@ -295,6 +315,10 @@ class Trainer:
     def _judge(self, name: str, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         loss, accuracy = judging.judge(self.model, self.loss, inputs, targets, self.judged_at_once)
         return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+
+    def _judged_on_all(self) -> dict[str, float]:
+        judged = self._judge("train", *self.data.train) | self._judge("test", *self.data.test)
+        return {"steps": self.steps_done, **judged, "tested": len(self.data.test[0])}
 
     def _evaluate(self) -> dict[str, float]:
         """One more point of the curves; the two logged losses are means over the steps since the last point."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support.errors import Refused
-from support.experiments import checkpoints, escape, presets, records
+from support.experiments import checkpoints, escape, presets, records, runs
 from support.experiments.escape import Escape, Measurement
 from support.experiments.judging import cross_entropy
 from support.sampling import FullBatch, MiniBatch
@@ -80,11 +80,11 @@ def test_a_start_that_ends_while_it_looks_at_the_spectrum_is_where_the_unbroken_
     """GD fits every label long before its limit: the run is over by its rule, and not a step is made when resumed."""
     easy = {"n": 30, "corrupted": None, "evaluate_every": 5}
     easy["escape"] = replace(TINY, start_lr=0.5, start_steps=10, start_limit=400)
-    preset = replace(
-        presets.preset("zhu.fig3"), scales={"smoke": replace(presets.preset("zhu.fig3").setting("smoke"), **easy)}
-    )
-    options = {"show": False, "save_every_s": save_every_s}
-    whole = presets.start(preset, "smoke", 1, folder=tmp_path / "whole", work=tmp_path / "whole", **options)
+    known = presets.PRESETS["zhu.fig3"]
+    preset = replace(known, scales={**known.scales, "smoke": replace(known.setting("smoke"), **easy)})
+    monkeypatch.setitem(presets.PRESETS, "zhu.fig3", preset)
+    spec, options = runs.RunSpec("zhu.fig3", "smoke", runs.START, 1), {"show": False, "save_every_s": save_every_s}
+    whole = runs.start(spec, folder=tmp_path / "whole", work=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
 
         def killed(self, model):
@@ -92,13 +92,11 @@ def test_a_start_that_ends_while_it_looks_at_the_spectrum_is_where_the_unbroken_
 
         patch.setattr(escape.Measurement, "spectrum", killed)
         with pytest.raises(Stopped):
-            presets.start(preset, "smoke", 1, folder=tmp_path, work=tmp_path, **options)
-    left = checkpoints.load(tmp_path / "zhu.fig3" / "smoke" / "start-seed1-running.pt")
+            runs.start(spec, folder=tmp_path, work=tmp_path, **options)
+    left = checkpoints.load(tmp_path / f"{spec.name}-running.pt")
     assert left["over"] and left["curves"]["train_accuracy"][-1] == 1
-    found = presets.start(preset, "smoke", 1, folder=tmp_path, work=tmp_path, **options)
+    found = runs.start(spec, folder=tmp_path, work=tmp_path, **options)
     assert all(torch.equal(whole[name], found[name]) for name in whole)
-    one, two = (
-        records.read(path / "zhu.fig3" / "smoke" / "start-seed1.json") for path in (tmp_path / "whole", tmp_path)
-    )
+    one, two = (records.read(spec.path(folder)) for folder in (tmp_path / "whole", tmp_path))
     assert one["final"] == two["final"] and one["curves"] == two["curves"] and one["measured"] == two["measured"]
     assert one["final"]["steps"] == left["steps_done"] < 400

@@ -20,7 +20,7 @@ from torch import nn
 
 from support import files
 from support.errors import Refused
-from support.experiments import checkpoints, optimizers, presets, training
+from support.experiments import checkpoints, optimizers, runs, training
 from support.experiments.checkpoints import CheckpointError
 from support.experiments.models import LeNet, normal_init
 from support.experiments.training import Data, Diverged, Trainer, TrainingError, cross_entropy
@@ -379,6 +379,17 @@ def test_the_seconds_of_a_run_are_those_of_all_its_parts():
 # --- stopping and going on
 
 
+def test_a_run_out_of_time_keeps_what_it_has_done(tmp_path):
+    path = tmp_path / "run.pt"
+    for done in (1, 2, 3):  # a call makes a step at least
+        with pytest.raises(training.OutOfTime, match=f"out of time at step {done} of 4"):
+            trainer().run(4, evaluate_every=2, checkpoint=path, save_every_s=1e9, deadline=0)
+        assert checkpoints.load(path)["steps_done"] == done
+    late = trainer().run(4, evaluate_every=2, checkpoint=path, save_every_s=1e9, deadline=0)
+    whole = trainer().run(4, evaluate_every=2, deadline=1e12)
+    assert (late.curves, late.final) == (whole.curves, whole.final)
+
+
 class Stopped(Exception):
     """Stands for whatever ends a process."""
 
@@ -499,7 +510,7 @@ def test_sigterm_and_ctrl_c_end_the_step_and_write_a_checkpoint_first(tmp_path, 
 SCRIPT = """
     import os, signal, sys, torch
     from pathlib import Path
-    from support.experiments import presets
+    from support.experiments import runs
 
     folder, where, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     owner, name = {"update": (torch.optim.SGD, "step"), "rename": (Path, "replace")}[where]
@@ -513,12 +524,12 @@ SCRIPT = """
 
     setattr(owner, name, killing)
     torch.set_num_threads(1)
-    presets.record(presets.preset("wu.fig1a"), "smoke", "MSGD-Cov", 1, folder, folder / "work", save_every_s=0)
+    runs.record(runs.RunSpec("wu.fig1a", "smoke", "MSGD-Cov", 1), folder, folder / "work", save_every_s=0)
 """
 
 
 def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path):
-    """SIGKILL between a gradient and its update, and between a checkpoint and its renaming; the record is that of an
+    """SIGKILL within a step, and between a checkpoint and its renaming; the record is that of an
     unbroken run.
     """
     broken, whole = tmp_path / "broken", tmp_path / "whole"
@@ -532,11 +543,10 @@ def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path):
         assert checkpoints.load(checkpoint)["steps_done"] == done
     records = []
     for folder in (broken, whole):
-        path = presets.record(
-            presets.preset("wu.fig1a"), "smoke", "MSGD-Cov", 1, folder, folder / "work", save_every_s=0, show=False
-        )
+        spec = runs.RunSpec("wu.fig1a", "smoke", "MSGD-Cov", 1)
+        path = runs.record(spec, folder, folder / "work", save_every_s=0, show=False)
         records.append(json.loads(path.read_text(encoding="utf-8")))
-        del records[-1]["provenance"]["wall_s"], records[-1]["provenance"]["commit"]
+        del records[-1]["provenance"]["wall_s"], records[-1]["provenance"]["commit"], records[-1]["started"]
     assert records[0] == records[1]
     assert [path.name for path in checkpoint.parent.iterdir()] == ["msgd-cov-seed1.lock"]
 
