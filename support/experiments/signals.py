@@ -34,7 +34,7 @@ def held() -> Iterator[list[int]]:
 
     with contextlib.suppress(ValueError):  # not the main thread
         for number in _HELD:
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, note) or signal.SIG_DFL  # None: it was not Python's
     try:
         yield came
     finally:

@@ -163,6 +163,20 @@ def test_noise_of_standard_deviation_zero_is_gradient_descent_bit_for_bit():
     assert trainer(GaussianFisher(N, B)).run(20).final != descent.final
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["MSGD-Cov", "SGD", "MSGD-Bernoulli"])
+def test_no_step_waits_for_a_device(name):
+    parts = [(inputs.cuda(), targets.cuda()) for inputs, targets in (problem().train, problem().test)]
+    ours = trainer(by_name(name, N, B), network().cuda(), data=Data(*parts, watched=10), chunk=10)
+    ours.step()  # the first is looked at
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            ours.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # --- optimisers and schedules of every kind
 
 
