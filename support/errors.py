@@ -1,7 +1,7 @@
 """Refusals: what this package raises for what it cannot take, and the checks of arguments that many functions share.
 
 A refusal is one line that names the value and the remedy, before any work. Every exception class of the package is a
-`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is a fault of ours.
+`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is our fault.
 """
 
 from __future__ import annotations
@@ -129,3 +129,20 @@ def shape_text(shape: tuple) -> str:
     """
     inside = ", ".join("any" if length is None else str(length) for length in shape)
     return f"({inside}{',' * (len(shape) == 1)})"
+
+
+def instance(name: str, value, kind: type | tuple[type, ...], remedy: str):
+    """The value, if it is of the kind. Raises WrongType, with the remedy.
+
+    >>> instance("text", "SGD", str, "give a name")
+    'SGD'
+    """
+    if not isinstance(value, kind):
+        raise WrongType(f"{name} = {_short(value)} is of type {type(value).__name__}: {remedy}")
+    return value
+
+
+def _short(value) -> str:
+    """A value in one line of a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

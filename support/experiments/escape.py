@@ -11,6 +11,7 @@ import torch
 from support import alignment
 from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
 from support.curvature import Hessian, leading
+from support.errors import instance, integer, real
 from support.experiments.seeding import stream
 from support.gradients import Estimate, GradientMatrix, PerSampleLoss
 from support.sampling import MiniBatch
@@ -28,6 +29,10 @@ class Escape:
     (`support.additive.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
     probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected sharpness.  spectrum: eigenvalues
     of H at the start.  chunk: samples evaluated at once for noises and measurements.
+    Raises WrongType or Refused for knobs out of their range.
+
+    >>> Escape(k=5).start_steps
+    3000
     """
 
     start_lr: float = 0.1
@@ -45,6 +50,16 @@ class Escape:
     sharpness_draws: int = 60
     spectrum: int = 150
     chunk: int = 100
+
+    def __post_init__(self):
+        for name in ("start_lr", "sigma", "sharpness_sigma"):
+            real(name, getattr(self, name), 0)
+        counts = ("start_steps", "start_limit", "k", "every", "first_every", "rescale_every", "eigenpairs")
+        for name in (*counts, "probes", "sharpness_draws", "spectrum", "chunk"):
+            integer(name, getattr(self, name), 1)
+        integer("start_limit", self.start_limit, self.start_steps, None, "give at least start_steps")
+        for step in instance("measure_at", self.measure_at, tuple, "give a tuple of steps, such as (0, 100)"):
+            integer("a step in measure_at", step, 0)
 
 
 def additive_noise(
@@ -88,6 +103,11 @@ class Measurement:
     law: MiniBatch
     loss: PerSampleLoss
     seed: int
+
+    def __post_init__(self):
+        instance("escape", self.escape, Escape, "give an Escape")
+        instance("law", self.law, MiniBatch, "give the MiniBatch law that is matched")
+        integer("seed", self.seed)
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict:
         generator = torch.Generator().manual_seed(stream(self.seed, "measurement", str(step)))
