@@ -120,3 +120,59 @@ def shape_text(shape: tuple) -> str:
     """
     inside = ", ".join("any" if length is None else str(length) for length in shape)
     return f"({inside}{',' * (len(shape) == 1)})"
+
+
+def array(name: str, value, shape: tuple, *, rational: bool = False):
+    """Finite numbers as a numpy array of the given shape, whose letters stand for any length; lists are taken.
+
+    Floats; with ``rational=True`` Fractions and integers stay what they are. Raises WrongType, Refused for another
+    shape, NotFinite for numbers that are none.
+
+    >>> array("targets", [1, 0, 2], ("n",))
+    array([1., 0., 2.])
+    """
+    import numpy as np
+
+    asked = f"give an array of numbers of shape {shape_text(shape)}"
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = np.asarray(None)
+    exact = found.dtype == object and all(isinstance(x, Real) for x in found.flat)
+    if not exact and found.dtype.kind not in "biuf":
+        raise WrongType(f"{name} = {_short(value)} is of type {type(value).__name__}: {asked}")
+    if found.ndim != len(shape) or any(isinstance(w, int) and w != f for w, f in zip(shape, found.shape, strict=True)):
+        raise Refused(f"{name} of shape {found.shape} cannot be taken: {asked}")
+    floats = found.astype(float)
+    if bad := int((~np.isfinite(floats)).sum()):
+        raise NotFinite(f"{bad} of {floats.size} {name} are not finite: clean the data first")
+    return found if rational and found.dtype.kind in "iuO" else floats
+
+
+def instance(name: str, value, kind: type, remedy: str):
+    """The value, if it is of the kind. Raises WrongType, with the remedy.
+
+    >>> instance("text", "SGD", str, "give a name")
+    'SGD'
+    """
+    if not isinstance(value, kind):
+        raise WrongType(f"{name} = {_short(value)} is of type {type(value).__name__}: {remedy}")
+    return value
+
+
+def numpy_generator(value, name: str = "generator"):
+    """A numpy generator; None and seeds are refused, since each would draw other noise. Raises WrongType.
+
+    >>> import numpy as np
+    >>> numpy_generator(np.random.default_rng(1)).integers(2, size=3)
+    array([0, 1, 1])
+    """
+    import numpy as np
+
+    return instance(name, value, np.random.Generator, "give numpy.random.default_rng(seed)")
+
+
+def _short(value) -> str:
+    """A value in one line of a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
