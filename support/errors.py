@@ -1,7 +1,7 @@
 """Refusals: what this package raises for what it cannot take, and the checks of arguments that many functions share.
 
 A refusal is one line that names the value and the remedy, before any work. Every exception class of the package is a
-`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is a fault of ours.
+`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is our own fault.
 """
 
 from __future__ import annotations
@@ -122,18 +122,20 @@ def shape_text(shape: tuple) -> str:
     return f"({inside}{',' * (len(shape) == 1)})"
 
 
-def array(name: str, value, shape: tuple, *, rational: bool = False):
-    """Finite numbers as a numpy array of the given shape, whose letters stand for any length; lists are taken.
+def array(name: str, value, shape: tuple | None = None, *, rational: bool = False, infinite: bool = False):
+    """Finite numbers as a numpy array of a shape whose letters stand for any length (None: any shape); lists are taken.
 
-    Floats; with ``rational=True`` Fractions and integers stay what they are. Raises WrongType, Refused for another
-    shape, NotFinite for numbers that are none.
+    Floats; with ``rational=True`` Fractions and integers stay what they are; with ``infinite=True`` ±inf is taken too.
+    Raises WrongType, Refused for another shape, NotFinite for numbers that are none.
 
     >>> array("targets", [1, 0, 2], ("n",))
     array([1., 0., 2.])
     """
     import numpy as np
 
-    asked = f"give an array of numbers of shape {shape_text(shape)}"
+    asked = "give a number or an array of numbers"
+    if shape is not None:
+        asked = f"give an array of numbers of shape {shape_text(shape)}"
     try:
         found = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
@@ -141,10 +143,12 @@ def array(name: str, value, shape: tuple, *, rational: bool = False):
     exact = found.dtype == object and all(isinstance(x, Real) for x in found.flat)
     if not exact and found.dtype.kind not in "biuf":
         raise WrongType(f"{name} = {_short(value)} is of type {type(value).__name__}: {asked}")
-    if found.ndim != len(shape) or any(isinstance(w, int) and w != f for w, f in zip(shape, found.shape, strict=True)):
+    if shape is not None and (
+        found.ndim != len(shape) or any(isinstance(w, int) and w != f for w, f in zip(shape, found.shape, strict=True))
+    ):
         raise Refused(f"{name} of shape {found.shape} cannot be taken: {asked}")
     floats = found.astype(float)
-    if bad := int((~np.isfinite(floats)).sum()):
+    if bad := int((np.isnan(floats) if infinite else ~np.isfinite(floats)).sum()):
         raise NotFinite(f"{bad} of {floats.size} {name} are not finite: clean the data first")
     return found if rational and found.dtype.kind in "iuO" else floats
 

@@ -187,7 +187,12 @@ class GaussianPopulation(Population):
                 f"xxᵀ has none"
             )
         if degrees != math.inf:
-            degrees = real("degrees", degrees, above=4)  # fourth moments of Student's t exist only above
+            degrees = real("degrees", degrees)
+        if not degrees > 4:
+            raise Refused(
+                f"degrees = {degrees}: fourth moments of Student's t exist only for more than 4 degrees of freedom; "
+                f"choose degrees > 4"
+            )
         self.second_moment, self.factor = covariance, 1.0 if math.isinf(degrees) else (degrees - 2) / (degrees - 4)
         self.optimum = np.zeros(len(covariance)) if optimum is None else array("optimum", optimum, covariance.shape[:1])
         variance, self.degrees = real("variance", variance, 0), degrees

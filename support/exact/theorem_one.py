@@ -191,8 +191,8 @@ def chain(population: Population, noise: BatchNoise, lr: float, theta, n: int) -
 
     "average": the average by the sum of squares; "split": bias and noise apart; "noise": the noise term; "sum": the
     geometric series; "M": the equation for M = T⁻¹I; "start": Cauchy-Schwarz for the initial error; "kappa": Tr SM ≤ κ
-    Tr ΣM; "trace": Tr SM by the dimension; "divide": the last line. Raises WrongType for another type, Refused for lr outside
-    0 < lr < 2/κ, a bad theta or n < 0.
+    Tr ΣM; "trace": Tr SM by the dimension; "divide": the last line. Raises WrongType for another type,
+    Refused for lr outside 0 < lr < 2/κ, a bad theta or n < 0.
 
     >>> links = chain(FinitePopulation([[1.0], [0.0]], [0.0, 0.0], [0.1, 0.9]), matched(1), 1.0, [1.0], 50)
     >>> [name for name, link in links.items() if link.slack[0] < 1], min(link.slack[1] for link in links.values()) >= 1

@@ -133,7 +133,7 @@ def crossing_closed_form(dynamics: str, steps: int = STEPS, trace: float = TRACE
 
 
 def _kernel(means, sd, nodes, weights):
-    """Matrix that takes a function's values at the nodes to its Gaussian means: ``weights_j N(nodes_j; means_i, sd²)``."""
+    """Matrix from a function's values at the nodes to its Gaussian means: ``weights_j N(nodes_j; means_i, sd²)``."""
     z = (nodes - means[:, None]) / sd
     return weights * np.exp(-0.5 * z * z) / (sd * math.sqrt(2 * math.pi))
 

@@ -380,7 +380,7 @@ def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
         (lambda: GaussianPopulation([[1.0, 1.0], [0.0, 1.0]]), "is not a symmetric matrix"),
         (
             lambda: GaussianPopulation(np.eye(2), degrees=4.0),
-            "degrees = 4.0 is out of range: give a finite number above 4",
+            "fourth moments of Student's t exist only for more than 4 degrees",
         ),
         (lambda: GaussianPopulation(np.eye(2), variance=-1.0), "variance = -1.0 is out of range"),
         (lambda: GaussianPopulation(np.eye(2), [1.0]), r"optimum of shape \(1,\)"),
