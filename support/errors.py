@@ -1,7 +1,8 @@
 """Refusals: what this package raises for what it cannot take, and the checks of arguments that many functions share.
 
 A refusal is one line that names the value and the remedy, before any work. Every exception class of the package is a
-`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is our own fault.
+`Refused`; the command line prints it and ends with status 2. A plain ``ValueError`` or ``TypeError`` is a fault of
+ours.
 """
 
 from __future__ import annotations
@@ -53,6 +54,19 @@ def real(name: str, value, low: float | None = None, high: float | None = None, 
     if not (fits and (low is None or value >= low) and (high is None or value <= high)):
         asked = f"give a finite number {wanted}".rstrip()
         raise Refused(f"{name} = {value} is out of range: {asked}")
+    return float(value)
+
+
+def probability(name: str, value) -> float:
+    """A number strictly between 0 and 1, such as a confidence or a level. Raises WrongType or Refused.
+
+    >>> probability("confidence", 0.95)
+    0.95
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise WrongType(f"{name} = {value!r} is not a number: give a probability between 0 and 1")
+    if not 0 < value < 1:
+        raise Refused(f"{name} = {value} is no probability between 0 and 1: give one such as 0.95 or 0.05")
     return float(value)
 
 
