@@ -161,7 +161,7 @@ def array(name: str, value, shape: tuple | None = None, *, rational: bool = Fals
         found.ndim != len(shape) or any(isinstance(w, int) and w != f for w, f in zip(shape, found.shape, strict=True))
     ):
         raise Refused(f"{name} of shape {found.shape} cannot be taken: {asked}")
-    floats = found.astype(float)
+    floats = found.astype(float, copy=False)
     if bad := int((np.isnan(floats) if infinite else ~np.isfinite(floats)).sum()):
         raise NotFinite(f"{bad} of {floats.size} {name} are not finite: clean the data first")
     return found if rational and found.dtype.kind in "iuO" else floats
