@@ -134,9 +134,10 @@ class Mixture:
         return total
 
     def sample(self, size, generator: np.random.Generator) -> np.ndarray:
-        """Draws of X, an array of the shape ``size``: only for showing what a simulation would see.
-        Raises WrongType for what is no numpy generator.
+        """Draws of X, an array of the shape ``size``, a number or a tuple: only for showing what a simulation would see.
+        Raises WrongType for what is no number of draws or no numpy generator.
         """
+        size = tuple(integer("size", n, 0) for n in (size if isinstance(size, tuple) else (size,)))
         numpy_generator(generator)
         p, m, s = np.array([[float(x) for x in part] for part in self.parts]).T
         picked = generator.choice(len(p), size, p=p / p.sum())
