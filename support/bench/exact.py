@@ -38,7 +38,8 @@ def _problem(d: int, atoms: int | None):
 
 
 def _ours(population, steps: int):
-    from support.exact.averaged import lr_limit, matched, risks
+    from support.exact.averaged import lr_limit, risks
+    from support.exact.batch_noise import matched
 
     noise = matched(4)
     lr, start = 0.5 * lr_limit(population, noise), np.zeros(len(population.optimum))
@@ -71,7 +72,8 @@ def kronecker_map(population, noise, lr: float) -> np.ndarray:
 
 def kronecker(name: str) -> dict:
     """Time of 50 steps of ours / time of the Kronecker route to E δδᵀ after 50 steps: the matrix power in O(d⁶)."""
-    from support.exact.averaged import lr_limit, matched
+    from support.exact.averaged import lr_limit
+    from support.exact.batch_noise import matched
 
     d, atoms, pairs = KRONECKER[name]
     population, noise = _problem(d, atoms), matched(4)

@@ -46,12 +46,13 @@ def cost() -> dict:
     of the six dynamics, one thread.
     """
     from support.exact import two_basins as toy
+    from support.exact.two_basins_runs import simulate
 
     generator = np.random.default_rng(1)
     scale = RUNS / PLAIN_RUNS
     row = measure.ratio(
         lambda: [plain(name, PLAIN_RUNS, STEPS, generator) for name in toy.DYNAMICS],
-        lambda: [toy.simulate(name, RUNS, STEPS, generator=generator) for name in toy.DYNAMICS],
+        lambda: [simulate(name, RUNS, STEPS, generator=generator) for name in toy.DYNAMICS],
         PAIRS,
     )
     row["median"], row["quartiles"] = scale * row["median"], [scale * value for value in row["quartiles"]]
