@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
 
 from support.errors import Refused, WrongType
+from support.intervals import Interval, student
 from support.sampling import GaussianCovariance, GaussianFisher, Law
 
 Gradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -311,19 +311,7 @@ def paired_paths(
     return descend(gradient, theta, lr, weights), descend(gradient, theta, lr / substeps, fine)[:, ::substeps], weights
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Fitted numbers with a Student interval over groups of paths (of width 0 for exact data): ``value``, ``low``,
-    ``high`` of one shape, at ``level``.
-    """
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    level: float
-
-
-def fit_powers(lrs, errors, powers=(2, 3), level: float = 0.95) -> Fit:
+def fit_powers(lrs, errors, powers=(2, 3), confidence: float = 0.95) -> Interval:
     """Coefficients c_p of ``E(η) ≈ Σ_p c_p η^p``, by least squares of *relative* errors. errors: (len(lrs),) exact, or
     (groups, len(lrs)), a row a group.
 
@@ -332,16 +320,16 @@ def fit_powers(lrs, errors, powers=(2, 3), level: float = 0.95) -> Fit:
     lrs, errors = _rows(lrs, errors, len(powers))
     scale = errors.mean(0)
     design = np.stack([lrs**p / scale for p in powers], axis=1)
-    return _student(np.linalg.lstsq(design, (errors / scale).T, rcond=None)[0].T, level)
+    return _mean(np.linalg.lstsq(design, (errors / scale).T, rcond=None)[0].T, confidence)
 
 
-def fit_order(lrs, errors, level: float = 0.95) -> Fit:
+def fit_order(lrs, errors, confidence: float = 0.95) -> Interval:
     """Exponent p of ``E(η) ∝ η^p``, slope of the log-log line; arguments and errors as `fit_powers`, with at least two
     learning rates.
     """
     lrs, errors = _rows(lrs, errors, 2)
     x = np.log(lrs) - np.log(lrs).mean()
-    return _student(np.log(errors) @ x / (x @ x), level)
+    return _mean(np.log(errors) @ x / (x @ x), confidence)
 
 
 def _rows(lrs, errors, least):
@@ -358,14 +346,8 @@ def _rows(lrs, errors, least):
     return lrs, errors
 
 
-def _student(rows, level):
-    from scipy import stats
-
-    value = rows.mean(0)
-    half = np.zeros_like(value)
-    if len(rows) > 1:
-        half = stats.t.ppf(0.5 + level / 2, len(rows) - 1) * rows.std(0, ddof=1) / math.sqrt(len(rows))
-    return Fit(value, value - half, value + half, level)
+def _mean(rows, confidence) -> Interval:
+    return student(rows, confidence) if len(rows) > 1 else Interval.exact(rows[0])
 
 
 # --- mini-batches of SGD

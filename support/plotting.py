@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from support.errors import Refused
+from support.intervals import Interval, student
 
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness as well as hue
 INK = "#1f2933"
@@ -80,27 +81,23 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
-def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
-    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band (none for
-    one run). Returns (mean, low, high).
+def band(ax, x, runs, *, colour, label=None, confidence: float = 0.95, **line):
+    """Draw the mean over runs, shape (runs, len(x)), with its Student interval as a band (none for one run). Returns
+    the `Interval`.
 
     Raises ValueError for runs of another shape, or none.
     """
-    from scipy import stats
-
     runs = np.asarray(runs, dtype=float)
     if runs.ndim != 2 or len(runs) == 0 or runs.shape[1] != len(x):
         raise Refused(
             f"runs have shape {runs.shape}: give one row a run, at least one, with a number for each of the {len(x)} "
             f"points x"
         )
-    mean = runs.mean(0)
-    half = np.zeros_like(mean)
+    found = student(runs, confidence) if len(runs) > 1 else Interval.exact(runs[0])
     if len(runs) > 1:
-        half = stats.t.ppf(0.5 + level / 2, len(runs) - 1) * runs.std(0, ddof=1) / math.sqrt(len(runs))
-        ax.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(x, mean, color=colour, label=label, **line)
-    return mean, mean - half, mean + half
+        ax.fill_between(x, *found.ends, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, found.value, color=colour, label=label, **line)
+    return found
 
 
 def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):

@@ -183,8 +183,8 @@ def test_fits_recover_what_they_are_given():
     np.testing.assert_allclose(exact.value, [3, 5])
     assert (exact.low == exact.value).all() and (exact.high == exact.value).all()
     groups = 2 * lrs**1.5 * np.exp(np.random.default_rng(0).normal(0, 0.05, (30, 4)))
-    order = coupling.fit_order(lrs, groups, level=0.99)
-    assert order.low < 1.5 < order.high and order.high - order.low < 0.2 and order.level == 0.99
+    order = coupling.fit_order(lrs, groups, confidence=0.99)
+    assert order.low < 1.5 < order.high and order.high - order.low < 0.2 and order.confidence == 0.99
 
 
 # --- mini-batches

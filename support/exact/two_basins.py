@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import binomtest
 
 from support.errors import Refused, WrongType
 
@@ -457,19 +456,3 @@ def simulate(
         if dynamics != "GD":
             w += scale * _noise(dynamics, generator.standard_normal((2, runs)), share, C, tie)
     return Runs(plane(w.T), left, returned, outside & (w[0] < ROOT2), np.array(path) if every else None)
-
-
-def wilson(hits: int, runs: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a rate, of the given level, after ``hits`` in ``runs``."""
-    interval = binomtest(int(hits), int(runs)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def difference(first: tuple[int, int], second: tuple[int, int], level: float = 0.95) -> tuple[float, float]:
-    """Newcombe's interval for the difference of two independent rates, each given as (hits, runs): Wilson's intervals,
-    combined in squares.
-    """
-    (a, n), (b, m) = first, second
-    (low_a, high_a), (low_b, high_b) = wilson(a, n, level), wilson(b, m, level)
-    p, q = a / n, b / m
-    return p - q - math.hypot(p - low_a, high_b - q), p - q + math.hypot(high_a - p, q - low_b)

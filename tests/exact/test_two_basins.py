@@ -202,18 +202,6 @@ def test_expected_gradient_is_the_mean_over_the_samples(u):
     assert float(toy.expected_gradient_along(u, 0.0)) in (200 * (u - toy.ROOT2), 2 * (u + toy.ROOT2))
 
 
-def test_intervals_of_rates():
-    z, p, n = norm.ppf(0.95), 0.3, 50
-    centre, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
-    )
-    assert toy.wilson(15, 50, 0.9) == (pytest.approx(centre - half), pytest.approx(centre + half))
-    low, high = toy.difference((56, 70), (48, 80))
-    assert (low, high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
-    assert toy.difference((48, 80), (56, 70)) == (pytest.approx(-high), pytest.approx(-low))
-
-
 @pytest.mark.parametrize("dynamics", [LEADING, FIRST, "GD"])
 def test_the_plain_loop_of_the_benchmark_draws_the_same_law(dynamics):
     """Mean square of the way along and across in the first step, within five standard errors."""
