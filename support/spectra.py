@@ -1,0 +1,199 @@
+r"""Eigenvalues of a symmetric d x d operator from its products alone: the leading pairs with every copy of a repeated
+one, and the density of all of them.
+
+An operator is anything with ``shape`` and ``operator @ u`` for u of shape (d,) or (d, m), in its own type and on its own
+device: `support.curvature`, `support.gradients`, `support.covariances`, or a symmetric torch tensor.
+
+A Krylov space of one start vector contains one vector of every eigenspace, so Lanczos iterations see each eigenvalue
+once, whatever its multiplicity. The other copies are all that is left in the orthogonal complement of the vectors
+found; `leading` looks there until nothing is left above the k-th.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from support.errors import NotFinite, Refused, WrongType, choice, integer, real, tensor
+
+_DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
+_EXTREME = {"LA": lambda values: values, "SA": lambda values: -values, "LM": np.abs}  # larger is wanted more
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k)."""
+
+    values: torch.Tensor
+    vectors: torch.Tensor
+
+
+def leading(
+    operator, k: int, *, which: str = "LA", start: torch.Tensor | None = None, tolerance: float | None = None
+) -> Spectrum:
+    """The k eigenpairs of a symmetric operator at one end of its spectrum: "LA" largest, "SA" smallest, "LM" largest in
+    magnitude; the most extreme first, each as often as its multiplicity.
+
+    start: vectors (d,) or (d, m) that span about the wanted space, such as those found before the parameters moved a
+    little; saves products.  tolerance: relative error of the eigenvalues at which the iterations stop, in (0, 1) (None:
+    √ε of the operator's type). Up to d = 300, and for k > d/2, by dense eigendecomposition. Above, by Lanczos
+    iterations (ARPACK), and once more in the orthogonal complement as long as that may hold a further copy; where it
+    holds none, this takes about a third more products to see. The same call gives the same numbers. Raises Refused for
+    k out of range or above the operator's rank, an unknown end, a tensor that is not symmetric or not square, a
+    tolerance out of range, a start of another length, or iterations that do not converge; NotFinite; WrongType.
+
+    >>> leading(torch.diag(torch.tensor([1.0, 3.0, 3.0, -4.0])), 2).values
+    tensor([3., 3.])
+    """
+    d, like = _size(operator), _like(operator)
+    most = getattr(operator, "rank", d)
+    which = choice("which", which, _EXTREME)
+    k = integer("k", k, 1, most, f"a {d} x {d} matrix of rank {most} at most has 1 ≤ k ≤ {most} such eigenpairs")
+    epsilon = float(torch.finfo(like.dtype).eps)
+    tolerance = epsilon**0.5 if tolerance is None else real("tolerance", tolerance, above=0, high=0.5)
+    if start is not None and (tensor("start", start).ndim not in (1, 2) or len(start) != d):
+        raise Refused(f"the start has shape {tuple(start.shape)}: it must be ({d},) or ({d}, m)")
+    if torch.is_tensor(operator):
+        refuse_asymmetric(operator)
+    if d <= _DENSE or k > d // 2:
+        dense = operator if torch.is_tensor(operator) else _dense(operator, like)
+        values, vectors = np.linalg.eigh(_finite(dense).double().cpu().numpy())
+    else:
+        product = lambda u: _finite(operator @ torch.as_tensor(u).to(like)).double().cpu().numpy()
+        values, vectors = _lanczos(product, d, k, which, start, tolerance, epsilon)
+    order = np.argsort(-_EXTREME[which](values))[:k]
+    return Spectrum(
+        *(torch.as_tensor(np.ascontiguousarray(found)).to(like) for found in (values[order], vectors[:, order]))
+    )
+
+
+# --- Lanczos iterations -----------------------------------------------------------------------------------------------
+
+
+def _lanczos(product: Callable, d: int, k: int, which: str, start, tolerance: float, epsilon: float):
+    """k eigenpairs, with every copy of those that are more extreme than the k-th by more than twice the tolerance."""
+    rng = np.random.default_rng(0)
+    v0 = rng.standard_normal(d) / d**0.5
+    room = max(2 * k, k + 20) if start is None else k + max(3, k // 2)
+    if start is not None:
+        # a Krylov space that starts inside the wanted one fills it first; a little of everything else finds what has
+        # come up since
+        v0 = start.double().reshape(d, -1).sum(1).cpu().numpy() + 0.01 * v0
+    values, vectors = _arpack(product, d, k, which, v0, room, tolerance)
+    while True:
+        extreme = _EXTREME[which](values)
+        order = np.argsort(-extreme)[:k]
+        values, vectors, extreme = values[order], vectors[:, order], extreme[order]
+        margin = max(tolerance * abs(values[-1]), 100 * epsilon * np.abs(values).max())
+        repeated = extreme[extreme > extreme[-1] + 2 * margin]  # those of which another copy would belong to the k
+        if not len(repeated):
+            return values, vectors
+        away = lambda u, vectors=vectors: u - vectors @ (vectors.T @ u)
+        inside = lambda u, away=away: away(product(away(u)))
+        v0 = away(rng.standard_normal(d))
+        if not _holds_more(inside, v0, which, extreme[-1] + margin, repeated[-1] - margin / 2):
+            return values, vectors
+        # what was found is moved to the unwanted end, where it cannot be found again
+        far = {"LA": -2.0, "SA": 2.0, "LM": 0.0}[which] * np.abs(values).max()
+        deflated = lambda u, inside=inside, far=far, vectors=vectors: inside(u) + far * (vectors @ (vectors.T @ u))
+        count = len(repeated)
+        more = _arpack(deflated, d, count, which, v0, max(2 * count, count + 20), tolerance)
+        values, vectors = np.append(values, more[0]), np.hstack([vectors, more[1]])
+
+
+def _arpack(product: Callable, d: int, k: int, which: str, v0: np.ndarray, room: int, tolerance: float):
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+
+    linear = LinearOperator((d, d), matvec=lambda u: product(u.reshape(-1)), dtype=float)
+    try:
+        return eigsh(linear, k, which=which, v0=v0, ncv=min(d, room), tol=tolerance)
+    except ArpackNoConvergence as error:
+        found = len(error.eigenvalues)
+        raise NotConverged(
+            f"Lanczos iterations found {found} of {k} eigenpairs: ask for fewer, or raise the tolerance of "
+            f"{tolerance:g}"
+        ) from None
+    except ArpackError:
+        if np.any(product(v0)):
+            raise
+        return np.zeros(k), np.eye(d, k)  # the operator is zero
+
+
+def _holds_more(product: Callable, v0: np.ndarray, which: str, bound: float, expected: float) -> bool:
+    """Whether Lanczos iterations from v0 find an eigenvalue more extreme than ``bound``. They stop where there can be
+    none at ``expected`` or beyond, unless v0 has less than a thousandth of its usual component along its eigenvector.
+
+    With the Lanczos vectors q_j = p_j(A) v0, an eigenvector u of eigenvalue λ has ⟨u, q_j⟩ = p_j(λ) ⟨u, v0⟩, and these
+    numbers have squares that sum to 1 at most: ⟨u, v0⟩² ≤ 1/Σ p_j(λ)². Beyond all Ritz values the sum grows with |λ|.
+    """
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    d, ends = len(v0), np.array({"LA": [1.0], "SA": [-1.0], "LM": [1.0, -1.0]}[which]) * expected
+    q, before, across = v0 / np.linalg.norm(v0), np.zeros(d), 0.0
+    diagonal, off = [], []
+    here, last, total = np.ones_like(ends), np.zeros_like(ends), np.ones_like(ends)
+    while len(diagonal) < d:
+        w = product(q) - across * before
+        along = float(q @ w)
+        w -= along * q
+        diagonal.append(along)
+        if _EXTREME[which](eigvalsh_tridiagonal(diagonal, off)).max() > bound:
+            return True
+        before, across_before, across = q, across, float(np.linalg.norm(w))
+        if total.min() > 1e6 * d or across <= 1e-12 * np.abs(diagonal).max():
+            return False
+        q = w / across
+        off.append(across)
+        here, last = ((ends - along) * here - across_before * last) / across, here
+        total += here**2
+    return False
+
+
+class NotConverged(Refused, RuntimeError):
+    """Iterations that ended before their tolerance was reached."""
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+def _size(operator) -> int:
+    shape = tuple(getattr(operator, "shape", ()))
+    if not hasattr(type(operator), "__matmul__") or isinstance(operator, np.ndarray):
+        raise WrongType(f"an operator of type {type(operator).__name__}: give a torch tensor, or what has `@`, `shape`")
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise Refused(f"a matrix of shape {shape} is not square: give a symmetric matrix")
+    return int(shape[0])
+
+
+def _like(operator) -> torch.Tensor:
+    """A tensor of the operator's type, on its device."""
+    if hasattr(operator, "gradients"):
+        return operator.gradients.theta
+    return torch.empty(0, dtype=getattr(operator, "dtype", None), device=getattr(operator, "device", None))
+
+
+def _dense(operator, like: torch.Tensor) -> torch.Tensor:
+    if hasattr(operator, "dense"):
+        return operator.dense()
+    return operator @ torch.eye(_size(operator)).to(like)
+
+
+def _finite(numbers: torch.Tensor) -> torch.Tensor:
+    if bad := int((~torch.isfinite(numbers)).sum()):
+        raise NotFinite(f"{bad} of {numbers.numel()} numbers of a product are not finite: look for infinite parameters")
+    return numbers
+
+
+def refuse_asymmetric(matrix: torch.Tensor) -> None:
+    """Raise Refused unless a square tensor is its own transpose, up to rounding.
+
+    >>> refuse_asymmetric(torch.eye(2))
+    """
+    off, scale = float((matrix - matrix.T).abs().max()), float(_finite(matrix).abs().max())
+    if off > 1e3 * torch.finfo(matrix.dtype).eps * scale:
+        raise Refused(
+            f"the matrix is not symmetric (entries differ by {off:.2g} from their mirror images): give (A + Aᵀ)/2 if "
+            f"that is what is meant"
+        )
