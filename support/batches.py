@@ -1,4 +1,4 @@
-"""Batches as models take them: a tensor, or any nest of dicts, tuples and lists of tensors, samples along the first axis."""
+"""Batches as models take them: a tensor, or a nest of dicts, tuples and lists of tensors, a sample a row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def length(batch, name: str = "batch") -> int:
 
 
 def take(batch, part: slice | torch.Tensor):
-    """The same nest with the samples of ``part`` alone: a slice, or a tensor of indices (moved to each tensor's device).
+    """The same nest with the samples of ``part`` alone: a slice, or a tensor of indices, on any device.
 
     >>> take({"ids": torch.arange(4)}, torch.tensor([2, 0]))
     {'ids': tensor([2, 0])}

@@ -40,16 +40,14 @@ def _batch_gradients():
     """
     import torch
 
-    from support.additive.langevin import SgdNoise
+    from support.additive import PartitionNoise
 
     measure.threads(1)
     generator = torch.Generator().manual_seed(1)
     model, inputs, targets = _network("LeNet", N)
     for _ in range(2):
-        SgdNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B, protocol="code").leading(
-            model, 1, generator
-        )
-    return model, inputs, targets, SgdNoise(measure.cross_entropy, inputs, targets, B, protocol="code"), generator
+        PartitionNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B).leading(model, 1, generator)
+    return model, inputs, targets, PartitionNoise(measure.cross_entropy, inputs, targets, B), generator
 
 
 def leading_step(how: str) -> dict:
@@ -58,7 +56,7 @@ def leading_step(how: str) -> dict:
     """
     import torch
 
-    from support.additive.langevin import by_name
+    from support.additive import by_name
     from support.msgd import backward_in_chunks
 
     model, inputs, targets, sgd, generator = _batch_gradients()
@@ -74,7 +72,7 @@ def leading_step(how: str) -> dict:
         model.zero_grad()
         for _ in backward_in_chunks(model, measure.cross_entropy, inputs, targets, ones, 200):
             pass
-        (by_name("GLD-leading", sgd, k=K) if how == GRAM else dense)(model, generator)
+        (by_name("GLD-leading", sgd, released=True, k=K) if how == GRAM else dense)(model, generator)
 
     return measure.timed(step, 15 if how == GRAM else 3)
 

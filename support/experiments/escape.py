@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from support import alignment
-from support.additive import langevin as dynamics
+from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
 from support.curvature import Hessian, leading
 from support.experiments.seeding import stream
 from support.gradients import Estimate, GradientMatrix, PerSampleLoss
@@ -25,7 +25,7 @@ class Escape:
     there on as soon as it fits every training label, or at the limit.
     k, sigma: directions of the leading noises; standard deviation of GLD-const.  every, first_every: steps between two
     looks at k eigenpairs, or at the first.  rescale_every: steps between two looks at the trace of C
-    (`support.additive.langevin.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
+    (`support.additive.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
     probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected sharpness.  spectrum: eigenvalues
     of H at the start.  chunk: samples evaluated at once for noises and measurements.
     """
@@ -54,21 +54,23 @@ def additive_noise(
     law: MiniBatch,
     protocol: str,
     loss: PerSampleLoss,
-) -> dynamics.AdditiveNoise | None:
+) -> AdditiveNoise | None:
     """The additive noise of a method; None for GD and SGD, whose noise is their law's. law: the SGD that is to be
-    matched.
+    matched.  protocol: "paper", or "code" for the noise as released.
     """
-    if method not in dynamics.NAMES:
+    if method not in NAMES:
         return None
-    sgd = dynamics.SgdNoise(loss, *train, law.b, replace=law.replace, protocol=protocol, chunk=escape.chunk)
-    options: dict = {"every": escape.every, "rescale_every": escape.rescale_every}
+    released = protocol == "code"
+    sgd = (PartitionNoise if released else SgdNoise)(loss, *train, law.b, replace=law.replace, chunk=escape.chunk)
+    # between two looks the released noises stand as they are
+    options = {"every": escape.every} | ({} if released else {"rescale_every": escape.rescale_every})
     if method == "GLD-const":
         options |= {"sigma": escape.sigma}
     elif method in ("GLD-leading", "GLD-Hessian"):
         options |= {"k": escape.k}
     else:
         options |= {"every": escape.first_every}
-    return dynamics.by_name(method, sgd, **options)
+    return by_name(method, sgd, released=released, **options)
 
 
 @dataclass(frozen=True)
