@@ -95,6 +95,7 @@ class EmpiricalRisk:
         self.theta = self.flat({name: p.detach() for name, p in own.items()})
         if theta is not None:
             self.theta = tensor("theta", theta, (self.d,)).detach().to(self.theta, copy=True)
+        self._modes = [module.training for module in model.modules()]
         self._by_keyword = isinstance(self.inputs, dict) and _takes(model, self.inputs)
         self._writes = False  # whether the model changes what it is given, so that it must be given copies
         self._found: dict = {}  # what was found out about the model, shared with the risks that `at` gives
@@ -122,9 +123,16 @@ class EmpiricalRisk:
         return other
 
     def here(self) -> EmpiricalRisk:
-        """The same risk where the model's parameters are now: for looks at a model in training."""
-        now = dict(self.model.named_parameters())
-        return self.at(self.flat({name: now[name].detach() for name in self.shapes}))
+        """The same risk where the model's parameters are now, for looks at a model in training: checked again only where
+        a module has gone from training to evaluation or back.
+        """
+        other, own = copy.copy(self), dict(self.model.named_parameters())
+        other.theta = self.flat({name: own[name].detach() for name in self.shapes})
+        other._kinds = {name: own[name].dtype for name in self.shapes}
+        if other._modes != (modes := [module.training for module in self.model.modules()]):
+            other._modes, other._found = modes, {}
+            other._refuse()
+        return other
 
     def named(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """A vector (d,) as tensors of the parameters' shapes, by their names; a block (d, m) keeps m as last axis."""
