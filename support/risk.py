@@ -123,8 +123,8 @@ class EmpiricalRisk:
         return other
 
     def here(self) -> EmpiricalRisk:
-        """The same risk where the model's parameters are now, for looks at a model in training: checked again only where
-        a module has gone from training to evaluation or back.
+        """The same risk where the model's parameters are now, for looks at a model in training. What is refused is
+        looked for again only where a module has gone from training to evaluation or back.
         """
         other, own = copy.copy(self), dict(self.model.named_parameters())
         other.theta = self.flat({name: own[name].detach() for name in self.shapes})

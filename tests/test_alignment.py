@@ -49,10 +49,8 @@ def classifier(n=30, seed=0):
 
 
 def dense_hessian(gradients):
-    whole = slice(0, gradients.n)
-    return torch.autograd.functional.hessian(
-        lambda theta: gradients.risk.losses_at(theta, whole).mean(), gradients.theta
-    )
+    risk, whole = gradients.risk, slice(0, gradients.n)
+    return torch.autograd.functional.hessian(lambda theta: risk.losses_at(theta, whole).mean(), risk.theta)
 
 
 @pytest.mark.parametrize("law", [MiniBatch(30, 4), MiniBatch(30, 4, replace=False), GaussianFisher(30, 4)], ids=str)
@@ -227,7 +225,7 @@ def test_bad_input_is_refused_with_the_remedy():
         likeness(flat + 1, flat)
     with pytest.raises(ValueError, match="first matrix is zero"):
         likeness(flat, flat + 1)
-    with pytest.raises(ValueError, match="level = 2 is no probability"):
+    with pytest.raises(ValueError, match="confidence = 2 is no probability"):
         likeness(flat + 1, flat + 1, probes=5, generator=generator, level=2)
     with pytest.raises(ValueError, match="at least 3 probes"):
         likeness(flat, flat + 1, probes=2, generator=generator)

@@ -9,6 +9,7 @@ from torch import nn
 from support import curvature
 from support.curvature import GaussNewton, Hessian, leading
 from support.gradients import GradientMatrix
+from support.operators import Operator
 from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
 
@@ -130,17 +131,16 @@ def test_leading_pairs_of_the_gradient_covariance(always_lanczos):
     close(found.values, torch.linalg.eigvalsh(covariance.dense()).flip(0)[:5], atol=1e-10)
 
 
-class Counted:
+class Counted(Operator):
     """An operator that counts its products."""
 
     def __init__(self, operator):
-        self.operator, self.shape, self.gradients, self.products = operator, operator.shape, operator.gradients, 0
+        super().__init__(operator.shape, operator.dtype, operator.device)
+        self.operator, self.gradients, self.products = operator, operator.gradients, 0
 
-    def __matmul__(self, u):
-        self.products += 1
-        return self.operator @ u
-
-    to_scipy = Hessian.to_scipy
+    def _times(self, columns):
+        self.products += columns.shape[1]
+        return self.operator @ columns
 
 
 def test_a_start_near_the_wanted_space_saves_products(always_lanczos):

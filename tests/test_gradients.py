@@ -101,16 +101,15 @@ def test_fisher_and_equation_1_of_wu():
 
 @pytest.mark.parametrize("name", ["MSGD-Cov", "MSGD-Fisher"])
 def test_draws_and_estimates_have_the_covariance(name):
-    """Trace within its interval at confidence 1 - 1e-6, and all coordinates of the diagonal within theirs (confidence divided
-    among them).
+    """Trace within its interval at confidence 1 - 1e-6, and all coordinates of the diagonal within theirs, whose errors
+    share 1e-6.
     """
     operator = matrix(*problem()).covariance(by_name(name, N, 3))
     trace = operator.estimate_trace(300, torch.Generator().manual_seed(0), confidence=1 - 1e-6)
     assert trace.low <= operator.trace() <= trace.high
     assert trace.high - trace.low < operator.trace()
-    diagonal = operator.estimate_diagonal(
-        300, torch.Generator().manual_seed(0), confidence=1 - 1e-6 / operator.shape[0]
-    )
+    each = 1 - 1e-6 / operator.shape[0]
+    diagonal = operator.estimate_diagonal(300, torch.Generator().manual_seed(0), confidence=each)
     assert ((diagonal.low <= operator.diagonal() + 1e-15) & (operator.diagonal() <= diagonal.high + 1e-15)).all()
 
 
@@ -177,7 +176,7 @@ def test_a_coupling_without_a_name_is_found():
         (
             lambda m, f, x, y: matrix(m, nn.functional.cross_entropy, x, y),
             ValueError,
-            r"shape \(\) for 4 samples.*not their mean",
+            r"shape \(\) for 13 samples.*not their mean",
         ),
         (lambda m, f, x, y: matrix(m, f, x[:0], y[:0]), ValueError, "0 inputs .* at least one sample"),
         (lambda m, f, x, y: matrix(m, f, x, y[:3]), ValueError, "13 inputs came with 3 targets"),
@@ -190,7 +189,7 @@ def test_a_coupling_without_a_name_is_found():
         (
             lambda m, f, x, y: matrix(m, f, x, y) @ torch.ones(5),
             ValueError,
-            r"weights has shape \(5,\): it must be \(13,\)",
+            r"direction has shape \(5,\): it must be \(13,\)",
         ),
         (
             lambda m, f, x, y: matrix(m, f, x, y).T @ torch.ones(5),
