@@ -103,7 +103,7 @@ class OfHessian(AdditiveNoise):
 
     def eigenpairs(self, model: torch.nn.Module) -> Spectrum:
         """The k eigenpairs of H, from where those of the last look stand."""
-        hessian = Hessian(model, self.sgd.loss, self.sgd.inputs, self.sgd.targets, chunk=self.sgd.chunk, keep=True)
+        hessian = Hessian(self.sgd.risk(model), keep=True)
         start = None if self.covariance is None else self.covariance.vectors
         return leading(hessian, self.k, which=self.which, start=start, tolerance=self.tolerance)
 

@@ -97,14 +97,15 @@ def hessian_pairs(how: str) -> dict:
     import torch
 
     from support.curvature import Hessian, leading
+    from support.risk import EmpiricalRisk
 
     measure.threads(1)
     model, inputs, targets = _network("DigitsNet", DIGITS)
-    Hessian(model, measure.cross_entropy, inputs[:20], targets[:20]) @ torch.ones(2410, 2)
+    Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs[:20], targets[:20]))) @ torch.ones(2410, 2)
     sums = []
 
     def work():
-        hessian = Hessian(model, measure.cross_entropy, inputs, targets, keep=True)
+        hessian = Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs, targets)), keep=True)
         pairs = leading(hessian, K) if how == LANCZOS else leading(hessian.dense(), 2410)
         sums.append(float(pairs.values[:K].sum()))
 
@@ -118,16 +119,18 @@ def hessian_look(how: str) -> dict:
     import torch
 
     from support.curvature import Hessian, leading
+    from support.risk import EmpiricalRisk
 
     measure.threads(1)
     model, inputs, targets = _network("LeNet", N)
-    Hessian(model, measure.cross_entropy, inputs[:20], targets[:20]) @ torch.ones(11_330)
+    Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs[:20], targets[:20]))) @ torch.ones(11_330)
 
     def look():
-        return leading(Hessian(model, measure.cross_entropy, inputs, targets, chunk=100, keep=True), K, tolerance=0.05)
+        risk = EmpiricalRisk(model, measure.cross_entropy, (inputs, targets), chunk=100)
+        return leading(Hessian(risk, keep=True), K, tolerance=0.05)
 
     def rows():
-        hessian = Hessian(model, measure.cross_entropy, inputs, targets, chunk=100, keep=True)
+        hessian = Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs, targets), chunk=100), keep=True)
         for i in range(TIMED):
             unit = torch.zeros(11_330)
             unit[i] = 1

@@ -8,13 +8,17 @@ from torch import nn
 from support.additive import NAMES, SgdNoise, by_name
 from support.curvature import Hessian
 from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
 
 
 def by_hand(name, model, inputs, targets, k):
     """Table 1 from dense matrices."""
-    C = GradientMatrix(model, cross_entropy, inputs, targets).covariance(MiniBatch(N, B)).dense()
-    H, identity = Hessian(model, cross_entropy, inputs, targets).dense(), torch.eye(len(C), dtype=torch.float64)
+    C = GradientMatrix(EmpiricalRisk(model, cross_entropy, (inputs, targets))).covariance(MiniBatch(N, B)).dense()
+    H, identity = (
+        Hessian(EmpiricalRisk(model, cross_entropy, (inputs, targets))).dense(),
+        torch.eye(len(C), dtype=torch.float64),
+    )
 
     def top(matrix, count):
         values, vectors = torch.linalg.eigh(matrix)
