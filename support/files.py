@@ -134,10 +134,10 @@ def _unusable(path: Path, error: OSError) -> FileError:
     return FileError(f"lock {path} cannot be held ({error.strerror}): choose a folder that can be written, with room")
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a share of it, has no room left.
+def is_full(said: object) -> bool:
+    """Whether an error, or what a program said, is that a disk, or one's share of it, has no room left.
 
-    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
-    True
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full("the page failed")
+    (True, False)
     """
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(os.strerror(number) in str(said) for number in (errno.ENOSPC, errno.EDQUOT))

@@ -151,7 +151,7 @@ class Ledger(SphinxDirective):
 
 
 class Versions(SphinxDirective):
-    """The directive ``{versions}``: its content names packages; a table shows the versions that constraints.txt pins."""
+    """The directive ``{versions}``: its content names packages; a table shows what constraints.txt pins."""
 
     has_content = True
 
