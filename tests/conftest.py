@@ -10,8 +10,7 @@ def write_page(path, *cells, parameters="b = 3  # batch size\nseed = 0\nrate = 0
     page = nbformat.v4.new_notebook()
     page.cells = [nbformat.v4.new_markdown_cell(f"# {path.stem}", id="title")]
     page.cells += [nbformat.v4.new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]})]
-    names = ", ".join(f"{line.split(' = ')[0]}={line.split(' = ')[0]}" for line in parameters.splitlines())
-    first = [f"from support import page\npage.begin({path.stem!r}, {names})"] if begin else []
+    first = [f"from support import page\npage.begin({path.stem!r})"] if begin else []
     page.cells += [nbformat.v4.new_code_cell(source, id=f"code-{k}") for k, source in enumerate([*first, *cells])]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(page, path)
@@ -28,6 +27,5 @@ DEFAULTS = {"b": 3, "seed": 0, "rate": 0.5, "name": "x"}
 @pytest.fixture
 def tiny(tmp_path):
     """A page with four parameters that prints two of them."""
-    return write_page(
-        tmp_path / "notebooks" / "part" / "tiny.ipynb", "print(b, rate)", sets={"default": DEFAULTS, "smoke": {"b": 1}}
-    )
+    sets = {"smoke": {"b": 1}, "ranges": {"b": [1, 100]}}
+    return write_page(tmp_path / "notebooks" / "part" / "tiny.ipynb", "print(b, rate)", sets=sets)
