@@ -1,5 +1,8 @@
 """Small notebooks and a small book for the tests of the pipeline."""
 
+import time
+from pathlib import Path
+
 import nbformat
 import pytest
 import yaml
@@ -29,3 +32,19 @@ def tiny(tmp_path):
     """A page with four parameters that prints two of them."""
     sets = {"smoke": {"b": 1}, "ranges": {"b": [1, 100]}}
     return write_page(tmp_path / "notebooks" / "part" / "tiny.ipynb", "print(b, rate)", sets=sets)
+
+
+def alive(pid):
+    """Whether a process runs; one that ended and was not yet asked how does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=60):
+    """Wait until a condition holds, and return what it said last."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found

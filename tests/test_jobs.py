@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import alive, wait_for
 
 from support import jobs
 from support.errors import Refused, WrongType
@@ -55,20 +56,6 @@ def nap(folder, name, deaf=False):
     except KeyboardInterrupt:
         (Path(folder) / f"{name}.told").touch()
         raise
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return found
 
 
 def test_results_come_from_processes_of_their_own_with_one_thread():
