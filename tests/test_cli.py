@@ -143,5 +143,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 def test_help_is_immediate():
-    code = "import sys; from support.__main__ import parser; parser().format_help(); assert not {'numpy', 'nbformat', 'papermill', 'yaml'} & set(sys.modules)"
+    code = "import sys; from support.__main__ import parser; parser().format_help()\n"
+    code += "assert not {'numpy', 'nbformat', 'papermill', 'yaml'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

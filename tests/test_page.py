@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +12,6 @@ from conftest import write_page
 from support import page
 from support.errors import Refused
 from support.experiments import records
-
 
 CELL = "n = 7  # samples\nlr = 0.1\nlaws = ['SGD']\nname = 'x'"
 GOOD = {"n": 7, "lr": 0.1, "laws": ["SGD"], "name": "x"}
@@ -29,9 +27,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def begin(name="p", **values):
+def begin(**values):
     """Call `page.begin` as a page does: its values are in its globals."""
-    exec("page.begin(name)", {"page": page, "name": name, **values})
+    exec("page.begin('p')", {"page": page, **values})
 
 
 def test_the_books_parameters_are_known(folder):
@@ -174,5 +172,6 @@ def test_a_folder_that_cannot_be_written_is_known_before(tmp_path):
 
 def test_importing_the_package_imports_no_torch():
     """`import support` and the laws stay light, because nothing heavy is imported with them."""
-    code = "import sys, support, support.sampling, support.claims; assert not {'torch', 'yaml', 'matplotlib', 'IPython'} & set(sys.modules)"
+    code = "import sys, support, support.sampling, support.claims\n"
+    code += "assert not {'torch', 'yaml', 'matplotlib', 'IPython'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
