@@ -52,7 +52,7 @@ def test_a_page_that_the_book_does_not_execute_is_a_tinkerers(folder, monkeypatc
         ({"n": 7.0}, "n = 7.0 .* type float: give int"),
         ({"n": "7"}, "n = '7' .* type str"),
         ({"n": True}, "n = True"),
-        ({"n": {7}}, "n = {7} of page 'p' is of type set: give a number, text"),
+        ({"n": {7}}, "n = .7. of page 'p' is of type set: give a number, text"),
         ({"n": "7" * 5000}, "n = '777"),
         ({"lr": "fast"}, "lr = 'fast'"),
         ({"lr": float("nan")}, "lr = nan of page 'p' is not finite"),

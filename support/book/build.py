@@ -25,7 +25,7 @@ from support.errors import Refused
 
 _CONFIG = ("_config.yml", "_toc.yml", "constraints.txt")
 _KEPT = (".doctrees", "jupyter_execute", "borrowed")  # what Sphinx and its extensions keep from build to build
-_STATIC = 60 * 10**6  # bytes of a book without pages, of which MathJax has most
+_STATIC = 40 * 10**6  # bytes of a book without pages, styles, scripts and MathJax
 
 
 class NoRoom(Refused):
