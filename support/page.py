@@ -131,7 +131,9 @@ def _unfit(value: Any) -> str:
     match value:
         case float() if not math.isfinite(value):
             return "is not finite: give a finite number"
-        case None | bool() | int() | float() | str():
+        case str():
+            return "" if _is_unicode(value) else "holds half a character: give a text in UTF-8"
+        case None | bool() | int() | float():
             return ""
         case list():
             return next(filter(None, map(_unfit, value)), "")
@@ -141,6 +143,15 @@ def _unfit(value: Any) -> str:
             return "has a key that is no text: put its keys in quotation marks"
     kind = type(value).__name__
     return f"is of type {kind}: give a number, text, boolean, or a list or mapping of these"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file, as one with half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def same(first: Any, second: Any) -> bool:

@@ -1,5 +1,6 @@
 """The command line: what it does, and what it refuses before any work."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import nbformat
 import pytest
 
 from support.__main__ import main
-from support.book import build
+from support.book import batch, build
+from support.book.execute import Done
 
 
 @pytest.fixture
@@ -75,6 +77,62 @@ def test_bad_parameters_are_refused(refused, tiny, tmp_path):
     assert "-p/--parameter" in refused("run", tiny, "-p")
     assert "the page's own" in refused("run", tiny, "-o", tiny.parent)
     assert not out.exists()
+
+
+VALUES = """-1 1e-3 010 1:30 nan .nan inf .inf None null true [1 [1,2] {a:1} {1:2} {1,2} (1,2) b'x' 1j !!int abc * & ! % @ |
+2020-99-99 1.. .. 1..2 , = -- ' " # 1e999 1_000 0b1 &a[*a] ? !!set{1} -o""".split()
+VALUES += ["", "9" * 5000, "x" * 100_000, "[" * 3000, "\ud800", "a\nb", "a\0b", "&a [*a]", "{a: 1, a: 2}"]
+FILES = [
+    "b: 1\nb: 2",
+    "- 1",
+    "b: !!int abc",
+    "b: 2020-99-99",
+    "b: " + "9" * 5000,
+    "[[[",
+    "b: &a [*a]",
+    "{",
+    "b: \0",
+    "3",
+]
+FILES += ["? {a: b}\n: c", "---\n---\nb: 1", "%YAML 3.0\n---\nb: 1", "b: !!python/name:os.x", "b: 1:30", "b: .inf", ""]
+FILES += ["b: !!set {1, 2}", "b: !!binary x", "null", '{"b": NaN}', '{"b": 1e999}', "[" * 10_000]
+
+
+def test_whatever_is_asked_is_done_or_refused_in_one_line(tiny, tmp_path, capsys, monkeypatch):
+    """Bad values, files, folders and numbers by the hundred: no traceback, and one line for a refusal."""
+    for name in ("nothing.ipynb", "fifo.ipynb", "folder.ipynb", "bytes.ipynb"):
+        (tmp_path / name).touch()
+    for make, name in ((os.mkfifo, "fifo.ipynb"), (os.mkdir, "folder.ipynb"), (os.mkfifo, "fifo.yaml")):
+        (tmp_path / name).unlink(missing_ok=True)
+        make(tmp_path / name)
+    (tmp_path / "bytes.ipynb").write_bytes(bytes(range(256)))
+    given = []
+    for k, text in enumerate(FILES):
+        given += [tmp_path / f"{k}.yaml", tmp_path / f"{k}.json"]
+        for path in given[-2:]:
+            path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(batch, "perform_all", lambda tasks, *_, **__: [Done(task, "new") for task in tasks])
+    long, out = "x" * 5000, ["-o", "out"]
+    both = [[f"{name}={text}"] for name in ("b", "rate", "name", "none", "a b") for text in VALUES]
+    asked = [[command, tiny, "-p", *pair, *out] for pair in both for command in ("run", "batch")]
+    asked += [["run", tiny, "-p", "rate", text, *out] for text in VALUES]
+    asked += [
+        ["run", tiny, "-f", file, *out] for file in (*given, "fifo.yaml", long, long + ".json", "a\0b.yaml", "", ".")
+    ]
+    names = (*tmp_path.glob("*.ipynb"), "", ".", long, "a\0b", "/dev/null")
+    asked += [["run", notebook, *out] for notebook in names]
+    asked += [
+        ["run", tiny, "-o", folder] for folder in ("", long, "a\0b", "/proc/x", "/dev/null/x", "\ud800", "fifo.yaml")
+    ]
+    asked += [["batch", tiny, "-p", "b=1", *out, "-j", n] for n in ("0", "-1", "1e3", "9" * 5000, "nan", "")]
+    statuses = set()
+    for words in asked:
+        status = main([str(word) for word in words])
+        said = capsys.readouterr().err
+        statuses.add(status)
+        assert status != 2 or (said.startswith("error: ") and said.count("\n") == 1), [str(w)[:50] for w in words]
+    assert statuses == {0, 1, 2}
 
 
 def test_a_refused_run_leaves_nothing_where_it_was_asked(refused, tiny, tmp_path, monkeypatch):

@@ -29,20 +29,23 @@ def output_folder(folder: Path) -> Path:
     """The folder for results, made with its parents if it is missing. Raises InputError if it cannot be had or cannot
     be written.
     """
+    problem = ""
     try:
         if folder.is_symlink() and not folder.exists():
-            raise InputError(
-                f"output folder {str(folder)!r} is a link that leads nowhere, to {str(folder.readlink())!r}: make that "
-                f"folder, or name another"
-            )
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"output folder {str(folder)!r} is a file: name another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / ".writable").unlink(missing_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+            problem = f"is a link that leads nowhere, to {str(folder.readlink())!r}: make that folder, or name another"
+        elif folder.exists() and not folder.is_dir():
+            problem = "is a file: name another folder"
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            (probe := folder / ".writable").unlink(missing_ok=True)
+            probe.touch(exist_ok=False)
+            probe.unlink()
     except OSError as error:
-        raise InputError(f"output folder {str(folder)!r} cannot be written ({error.strerror}): name another") from None
+        problem = f"cannot be written ({error.strerror}): name another"
+    except ValueError:
+        problem = "has a character that no folder's name can hold: name another"
+    if problem:
+        raise InputError(f"output folder {str(folder)!r} {problem}")
     return folder
 
 
