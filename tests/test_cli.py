@@ -79,23 +79,13 @@ def test_bad_parameters_are_refused(refused, tiny, tmp_path):
     assert not out.exists()
 
 
-VALUES = """-1 1e-3 010 1:30 nan .nan inf .inf None null true [1 [1,2] {a:1} {1:2} {1,2} (1,2) b'x' 1j !!int abc * & ! % @ |
-2020-99-99 1.. .. 1..2 , = -- ' " # 1e999 1_000 0b1 &a[*a] ? !!set{1} -o""".split()
-VALUES += ["", "9" * 5000, "x" * 100_000, "[" * 3000, "\ud800", "a\nb", "a\0b", "&a [*a]", "{a: 1, a: 2}"]
-FILES = [
-    "b: 1\nb: 2",
-    "- 1",
-    "b: !!int abc",
-    "b: 2020-99-99",
-    "b: " + "9" * 5000,
-    "[[[",
-    "b: &a [*a]",
-    "{",
-    "b: \0",
-    "3",
-]
+VALUES = ["", "-1", "1e-3", "010", "1:30", "nan", ".nan", "inf", ".inf", "None", "null", "true", "[1", "[1,2]", "1j"]
+VALUES += ["{1,2}", "(1,2)", "b'x'", "!!int abc", "!!set {1}", "2020-99-99", "1..", "..", "1..2", ",", "=", "--", "-o"]
+VALUES += [*"*&!%@|'\"#?>`~\t", "1e999", "1_000", "0b1", "&a [*a]", "{a: 1, a: 2}", "{1: 2}", "a\nb", "a\0b", "\ud800"]
+VALUES += ["9" * 5000, "x" * 100_000, "[" * 3000]
+FILES = ["b: 1\nb: 2", "- 1", "b: !!int abc", "b: 2020-99-99", "b: " + "9" * 5000, "[[[", "b: &a [*a]", "{", "b: \0"]
 FILES += ["? {a: b}\n: c", "---\n---\nb: 1", "%YAML 3.0\n---\nb: 1", "b: !!python/name:os.x", "b: 1:30", "b: .inf", ""]
-FILES += ["b: !!set {1, 2}", "b: !!binary x", "null", '{"b": NaN}', '{"b": 1e999}', "[" * 10_000]
+FILES += ["b: !!set {1, 2}", "b: !!binary x", "null", "3", '{"b": NaN}', '{"b": 1e999}', "[" * 10_000]
 
 
 def test_whatever_is_asked_is_done_or_refused_in_one_line(tiny, tmp_path, capsys, monkeypatch):
@@ -114,17 +104,15 @@ def test_whatever_is_asked_is_done_or_refused_in_one_line(tiny, tmp_path, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(batch, "perform_all", lambda tasks, *_, **__: [Done(task, "new") for task in tasks])
     long, out = "x" * 5000, ["-o", "out"]
-    both = [[f"{name}={text}"] for name in ("b", "rate", "name", "none", "a b") for text in VALUES]
-    asked = [[command, tiny, "-p", *pair, *out] for pair in both for command in ("run", "batch")]
+    asked = [["run", tiny, "-p", f"{name}={text}", *out] for name in ("b", "name") for text in VALUES]
+    asked += [["batch", tiny, "-p", f"{name}={text}", *out] for name in ("b", "name") for text in VALUES]
     asked += [["run", tiny, "-p", "rate", text, *out] for text in VALUES]
-    asked += [
-        ["run", tiny, "-f", file, *out] for file in (*given, "fifo.yaml", long, long + ".json", "a\0b.yaml", "", ".")
-    ]
-    names = (*tmp_path.glob("*.ipynb"), "", ".", long, "a\0b", "/dev/null")
-    asked += [["run", notebook, *out] for notebook in names]
-    asked += [
-        ["run", tiny, "-o", folder] for folder in ("", long, "a\0b", "/proc/x", "/dev/null/x", "\ud800", "fifo.yaml")
-    ]
+    files = (*given, "fifo.yaml", long, long + ".json", "a\0b.yaml", "", ".")
+    folders = ("", long, "a\0b", "/proc/x", "/dev/null/x", "\ud800", "fifo.yaml")
+    notebooks = [*tmp_path.glob("*.ipynb"), "", ".", long, "a\0b", "/dev/null"]
+    asked += [["run", tiny, "-f", file, *out] for file in files]
+    asked += [["run", tiny, "-o", folder] for folder in folders]
+    asked += [["run", notebook, *out] for notebook in notebooks]
     asked += [["batch", tiny, "-p", "b=1", *out, "-j", n] for n in ("0", "-1", "1e3", "9" * 5000, "nan", "")]
     statuses = set()
     for words in asked:
