@@ -14,12 +14,11 @@ from support.book.parameters import InputError
 
 _TEMPLATE = Path(__file__).with_name("template.ipynb")
 _SETS = """\
-# smoke: quick parameters for the tests
-default:
-  n: 7
-  b: 3
-  draws: 2000
-  seed: 1
+# what each parameter may be, and quick ones for the tests
+ranges:
+  n: [3, 10]
+  b: [1, 5]
+  draws: [2, 20000]
 smoke:
   n: 4
   draws: 50

@@ -294,7 +294,7 @@ def test_plain_jupyter_book_gives_the_same_book(tmp_path):
     assert "WARNING" not in done.stderr
     html = tmp_path / "_build" / "html"
     documents = {f"notebooks/{name}.html" for name in Book(ROOT).pages()} | {
-        f"book/{path.stem}.html" for path in (ROOT / "book").glob("*.md")
+        f"{path.relative_to(ROOT).with_suffix('.html')}" for path in (ROOT / "book").rglob("*.md")
     }
     assert pages_of(html) == documents
     assert article(html / "book" / "ledger.html").count("no check yet") > 1
