@@ -14,23 +14,23 @@ PACKAGE = Path(support.__file__).parent
 # modules whose examples are still to be written
 REMAINING = {
     "additive.langevin",
+    "additive.noise",
+    "additive.released",
     "alignment",
-    "coupling",
     "covariances",
     "curvature",
     "gradients",
-    "intervals",
-    "msgd",
-    "sampling",
+    "risk",
+    "sampling.law",
+    "spectra",
     "exact.averaged",
-    "exact.clipped_network",
-    "exact.higher_moments",
-    "exact.least_squares",
-    "exact.ornstein_uhlenbeck",
+    "exact.frames",
     "exact.populations",
+    "exact.products",
     "exact.recipes",
     "exact.theorem_one",
     "exact.two_basins",
+    "exact.two_basins_runs",
 }
 
 
