@@ -263,7 +263,7 @@ def strange(value) -> list:
     return [None, 3, "thing", [1.0]]
 
 
-def cases():
+def cases() -> list:
     for module, calls in CALLS.items():
         for call, arguments in calls.items():
             for argument, value in arguments.items():
