@@ -29,10 +29,11 @@ import torch
 from torch.func import grad
 
 from support.covariances import Diagonal, LowRank
-from support.curvature import Hessian, Spectrum, leading
+from support.curvature import Hessian
 from support.errors import Refused, WrongType
 from support.gradients import GradientMatrix, NoiseCovariance, PerSampleLoss
 from support.sampling import MiniBatch, sgd_scale
+from support.spectra import Spectrum, leading
 
 PROTOCOLS = ("paper", "code")
 

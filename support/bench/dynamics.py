@@ -98,7 +98,8 @@ def hessian_pairs(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("DigitsNet", DIGITS)
@@ -119,7 +120,8 @@ def hessian_look(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("LeNet", N)

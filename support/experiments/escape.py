@@ -10,10 +10,11 @@ import torch
 
 from support import alignment
 from support.additive import langevin as dynamics
-from support.curvature import Hessian, leading
+from support.curvature import Hessian
 from support.experiments.seeding import stream
 from support.gradients import Estimate, GradientMatrix, PerSampleLoss
 from support.sampling import MiniBatch
+from support.spectra import leading
 
 
 @dataclass(frozen=True)
