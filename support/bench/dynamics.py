@@ -96,8 +96,9 @@ def hessian_pairs(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
     from support.risk import EmpiricalRisk
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("DigitsNet", DIGITS)
@@ -118,8 +119,9 @@ def hessian_look(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
     from support.risk import EmpiricalRisk
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("LeNet", N)

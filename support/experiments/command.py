@@ -310,7 +310,7 @@ def _on_its_way(spec, work: Path) -> str:
     start = spec.method == "start"
     process = files.holder(work / f"{spec.name}.lock")
     try:
-        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt")
+        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt", keys=("steps_done",))
     except checkpoints.CheckpointError as error:
         return str(error)
     if not process and state is None:
