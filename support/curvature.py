@@ -197,7 +197,7 @@ class GaussNewton(Curvature):
             outputs = risk.outputs_at(risk.theta, few)
         if not isinstance(outputs, torch.Tensor):
             raise WrongType(f"the outputs are a {type(outputs).__name__}: a Gauss-Newton matrix takes one tensor")
-        how = way(lambda theta: risk.outputs_at(theta, few), risk.theta)
+        how = way(lambda theta: risk.outputs_at(theta, few), risk.theta, risk.eps)
         if how is None:
             raise Refused(
                 f"torch's derivatives of this {type(risk.model).__name__} contradict each other: no J with "

@@ -53,9 +53,9 @@ def push(f: Function, theta: torch.Tensor, u: torch.Tensor, how: str = "forward"
         return torch.autograd.grad(back, w, u, materialize_grads=True)[0].detach()
 
 
-def way(f: Function, theta: torch.Tensor) -> str | None:
+def way(f: Function, theta: torch.Tensor, eps: float | None = None) -> str | None:
     """The first of "forward" and "two passes" that torch has for f and that agrees with its backward pass along two
-    random directions, to √ε; None where neither does.
+    random directions, to √ε; None where neither does. eps: ε, where f computes in another precision than θ has.
 
     >>> way(torch.sin, torch.ones(3))
     'forward'
@@ -65,13 +65,13 @@ def way(f: Function, theta: torch.Tensor) -> str | None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         value = f(theta)
-    looks = []
+    eps, looks = eps or torch.finfo(theta.dtype).eps, []
     for _ in range(2):
         u, w = (torch.randn(like.shape, generator=generator).to(like) for like in (theta, value))
         looks.append((u, w, pull(f, theta, w)))
     for how in ("forward", "two passes"):
         try:
-            if all(_agree(push(f, theta, u, how), u, w, back) for u, w, back in looks):
+            if all(_agree(push(f, theta, u, how), u, w, back, eps) for u, w, back in looks):
                 return how
         except torch.OutOfMemoryError:
             raise
@@ -80,7 +80,6 @@ def way(f: Function, theta: torch.Tensor) -> str | None:
     return None
 
 
-def _agree(forth: torch.Tensor, u: torch.Tensor, w: torch.Tensor, back: torch.Tensor) -> bool:
-    eps = torch.finfo(u.dtype).eps
+def _agree(forth: torch.Tensor, u: torch.Tensor, w: torch.Tensor, back: torch.Tensor, eps: float) -> bool:
     gap = (w * forth).sum() - (u * back).sum()
     return bool(gap.abs() <= eps**0.5 * w.norm() * forth.norm() + 10 * eps * u.norm() * back.norm())

@@ -68,7 +68,8 @@ def run(
 
     An exception of the function is the job's error, with a note that names the call and shows where it was raised. A
     process that dies costs its own job alone, which is tried once more and else ends with `Lost`. Ctrl-C, an exception
-    in the loop's body and closing the iterator stop the jobs that run, as a time limit does, and drop the others.
+    in the loop's body and closing the iterator stop the jobs that run, as a time limit does, and drop the others. A
+    script of one's own calls this below ``if __name__ == "__main__":``, since each process imports the script.
     Raises Refused for numbers out of range, and WrongType for a function that another process cannot find.
 
     >>> import operator

@@ -114,6 +114,11 @@ class EmpiricalRisk:
         """The device of θ."""
         return self.theta.device
 
+    @property
+    def eps(self) -> float:
+        """The rounding error of the model: that of its coarsest parameters."""
+        return max(torch.finfo(kind).eps for kind in self._kinds.values())
+
     # --- θ
 
     def at(self, theta: torch.Tensor) -> EmpiricalRisk:
@@ -207,7 +212,9 @@ class EmpiricalRisk:
         """The slopes ``∇ℓ_i · u`` of some samples along u of shape (d,): shape (m,), one forward-mode pass, or two
         backward passes, or per-sample gradients: the first that torch has and that agrees with its backward pass.
         """
-        how = self.looked_at("slopes", lambda: way(lambda theta: self.losses_at(theta, self.few()), self.theta))
+        how = self.looked_at(
+            "slopes", lambda: way(lambda theta: self.losses_at(theta, self.few()), self.theta, self.eps)
+        )
         if how is None:
             return u @ self.columns(part)
         return push(lambda theta: self.losses_at(theta, part), self.theta, u, how).to(self.dtype)
@@ -246,7 +253,7 @@ class EmpiricalRisk:
         except RuntimeError:  # a module that torch cannot batch, such as a recurrent one
             return False
         whole = self.pull(w, few)
-        return bool((ours - whole).norm() <= torch.finfo(self.dtype).eps ** 0.5 * whole.norm())
+        return bool((ours - whole).norm() <= self.eps**0.5 * whole.norm())
 
     # --- what the above is made of
 
@@ -294,33 +301,54 @@ class EmpiricalRisk:
 
     def _refuse(self) -> None:
         _refuse_by_name(self.model, self.ghost)
+        try:
+            self._look()
+        except (Refused, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            first = str(error).partition("\n")[0]
+            raise Refused(
+                f"{type(self.model).__name__} and its loss cannot be evaluated on these samples ({first}): give inputs "
+                f"and targets of the shape and type that they take"
+            ) from error
+
+    def _look(self) -> None:
+        """Evaluate a few samples together, again and apart, and differentiate them."""
         few = self.few()
         with _Dice(self.model, self.device) as dice:
             together, tolerance = self._precisely(few)
-        again, _ = self._precisely(few)
-        if dice.thrown or not _alike(together, again, tolerance):
-            raise CoupledLossError(
-                "the loss of a sample is drawn at random (a random generator moved, or a second evaluation gave "
-                "another number), so it is no function of θ: call model.eval(), or take the draw out of model and loss"
-            )
-        for order in (few.flip(0), few[len(few) // 3 :], few[: len(few) // 3], *few[:3].split(1)):
-            if not len(order):
-                continue
-            apart, _ = self._precisely(order)
-            same = together[torch.cat([(few == i).nonzero()[0] for i in order])]
-            if not _alike(same, apart, tolerance):
+            if dice.thrown() or not _alike(together, self._precisely(few)[0], tolerance):
                 raise CoupledLossError(
-                    f"the loss of a sample changes by {float((same - apart).abs().max()):.2g} with the batch it is in, "
-                    f"and the gradient matrix needs losses of one sample alone: call model.eval(), or replace what "
-                    f"looks at the whole batch"
+                    "the loss of a sample is drawn at random (a random generator moved, or a second evaluation gave "
+                    "another number), so it is no function of θ: call model.eval(), or take the draw out of model and "
+                    "loss"
                 )
-        theta = self.theta.clone().requires_grad_()
-        with torch.enable_grad():
-            losses = self.losses_at(theta, few)
-        if not losses.requires_grad or torch.autograd.grad(losses.sum(), theta, allow_unused=True)[0] is None:
+            third = len(few) // 3
+            for places in (torch.arange(len(few)).flip(0), *torch.arange(len(few)).split([third, len(few) - third])):
+                self._refuse_coupled(few, places, together, tolerance)
+            for place in torch.arange(len(few))[:3]:
+                self._refuse_coupled(few, place[None], together, tolerance)
+            theta = self.theta.clone().requires_grad_()
+            with torch.enable_grad():
+                total = self.losses_at(theta, few).sum()
+        if not total.requires_grad or torch.autograd.grad(total, theta, allow_unused=True)[0] is None:
             raise Refused(
                 f"the loss does not depend on the parameters {', '.join(list(self.shapes)[:3])}: look for detach(), "
                 f"no_grad or .data between them and the loss"
+            )
+
+    def _refuse_coupled(
+        self, few: torch.Tensor, places: torch.Tensor, together: torch.Tensor, tolerance: float
+    ) -> None:
+        """Raise CoupledLossError where some of the few samples have other losses among themselves."""
+        if not len(places):
+            return
+        same, apart = together[places.to(together.device)], self._precisely(few[places])[0]
+        if not _alike(same, apart, tolerance):
+            raise CoupledLossError(
+                f"the loss of a sample changes by {float((same - apart).abs().max()):.2g} with the batch it is in, and "
+                f"the gradient matrix needs losses of one sample alone: call model.eval(), or replace what looks at "
+                f"the whole batch"
             )
 
     def _precisely(self, part: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -337,8 +365,7 @@ class EmpiricalRisk:
         except (Refused, torch.OutOfMemoryError):
             raise
         except Exception:
-            eps = max(torch.finfo(kind).eps for kind in self._kinds.values())
-            return self._watched(self.theta, *samples), min(1e3 * eps, 16 * eps**0.5)
+            return self._watched(self.theta, *samples), min(1e3 * self.eps, 1.5 * self.eps**0.5)
 
     def _watched(self, theta, inputs, targets, kind=None) -> torch.Tensor:
         given = [*batches.leaves(inputs), *batches.leaves(targets)]
@@ -455,8 +482,8 @@ def _refuse_by_name(model: torch.nn.Module, ghost: int | None) -> None:
 
 
 class _Dice:
-    """Whether a random generator moved within the context, of all that a model may draw from: torch's, Python's and
-    numpy's global ones, and those that its modules hold. Afterwards all are as they were.
+    """Every random generator that a model may draw from: torch's, Python's and numpy's global ones, and those that its
+    modules hold. `thrown` tells whether one moved; when the context ends, all are as they were.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device):
@@ -475,8 +502,10 @@ class _Dice:
         self.before = [copy.deepcopy(get()) for get, _ in self.held]
         return self
 
+    def thrown(self) -> bool:
+        return not _same([get() for get, _ in self.held], self.before)
+
     def __exit__(self, *_) -> None:
-        self.thrown = not _same([get() for get, _ in self.held], self.before)
         for (_, put), state in zip(self.held, self.before, strict=True):
             put(state)
 

@@ -17,10 +17,11 @@ from support.alignment import (
     indicator,
     likeness,
 )
-from support.curvature import GaussNewton, Hessian, leading
+from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
 from support.sampling import GaussianFisher, MiniBatch
+from support.spectra import leading
 
 torch.set_num_threads(1)
 

@@ -22,8 +22,9 @@ import torch
 from support.additive.noise import AdditiveNoise
 from support.additive.sgd import SgdNoise, flat
 from support.covariances import Diagonal, LowRank
-from support.curvature import Hessian, Spectrum, leading
+from support.curvature import Hessian
 from support.errors import Refused, integer, real
+from support.spectra import Spectrum, leading
 
 
 class Constant(AdditiveNoise):

@@ -35,7 +35,7 @@ class NoRoom(Refused):
         staged = sum(path.stat().st_size for path in (book.build / "stage").rglob("*") if path.is_file())
         sources = sum(path.stat().st_size for path in book.pages().values())
         needs = (_STATIC + 5 * max(staged, sources)) // 10**6
-        free = shutil.disk_usage(book.root).free // 10**6
+        free = shutil.disk_usage(book.build).free // 10**6
         super().__init__(
             f"no room left on the disk of {str(book.build)!r}: the book needs about {needs} MB there and {free} MB are "
             f"free; make room, and run this again"

@@ -50,7 +50,7 @@ class Inputs:
     @classmethod
     def take(cls, records: Path, package: Path = PACKAGE) -> Inputs:
         """Read the digests now: the package's modules and ledger, and the files of the folder ``records`` (but hidden
-        ones, which are being written).
+        ones, which are being written) and of the plans beside it, as ``plans/…``.
         """
         from support.claims import ledger
 
@@ -58,11 +58,7 @@ class Inputs:
             constraints=file_digest(package.parent / "constraints.txt"),
             modules={_module_name(path, package): file_digest(path) for path in package.rglob("*.py")},
             claims={name: json_digest(asdict(claim)) for name, claim in ledger.load().items()},
-            records={
-                path.relative_to(records).as_posix(): file_digest(path)
-                for path in sorted(records.rglob("[!.]*"))
-                if path.is_file()
-            },
+            records=_digests(records) | _digests(records.parent / "plans", "plans/"),
         )
 
     def of(self, names: Mapping[str, Iterable[str]]) -> dict[str, str]:
@@ -83,6 +79,11 @@ class Inputs:
             if name in (path, path.rpartition(".")[0]) or path.startswith(name.rstrip("/") + "/")
         }
         return json_digest(files) if files else "missing"
+
+
+def _digests(folder: Path, prefix: str = "") -> dict[str, str]:
+    found = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file())
+    return {prefix + path.relative_to(folder).as_posix(): file_digest(path) for path in found}
 
 
 def _module_name(path: Path, package: Path) -> str:

@@ -10,12 +10,13 @@ import torch
 
 from support import alignment
 from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
-from support.curvature import Hessian, leading
+from support.curvature import Hessian
 from support.errors import instance, integer, real
 from support.experiments.seeding import stream
 from support.gradients import Estimate, GradientMatrix
 from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch
+from support.spectra import leading
 
 
 @dataclass(frozen=True)

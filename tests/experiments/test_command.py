@@ -13,7 +13,7 @@ import torch
 from support import files
 from support.__main__ import main
 from support.experiments import data, runs
-from support.experiments.command import RequestError, seeds_of
+from support.experiments.command import RequestError, seconds_of, seeds_of
 from support.experiments.presets import PRESETS, PresetError
 from support.experiments.runs import RunSpec
 
@@ -76,6 +76,7 @@ def test_status_shows_a_run_on_its_way(tmp_path, capsys):
     trainer = runs.trainer(WU.setting("smoke"), "SGD", 4)
     trainer.additive = stop
     with pytest.raises(Stopped):
+        (tmp_path / "records").mkdir()
         trainer.run(40, checkpoint=tmp_path / "work" / "wu.fig1a" / "smoke" / "sgd-seed4.pt", save_every_s=0)
     assert experiments(tmp_path, "status") == 0
     assert "SGD: no record; seed 4 at step 5 of 40, stopped" in capsys.readouterr().out
@@ -173,7 +174,8 @@ def test_seeds():
 BLOCKED = """
 import sys
 from importlib.machinery import PathFinder
-blocked = {"yaml", "papermill", "joblib", "matplotlib", "sklearn", "pooch", "IPython", "nbformat", "jupyter", "sphinx", "pytest"}
+blocked = {"yaml", "papermill", "joblib", "matplotlib", "sklearn", "pooch", "IPython", "nbformat", "jupyter", "sphinx"}
+blocked |= {"pytest", "filelock"}
 
 class Without:
     @staticmethod
@@ -201,3 +203,57 @@ def test_experiments_need_torch_numpy_scipy_and_tqdm_alone(tmp_path):
     done = run("run", "wu.fig1a", "--scale", "smoke", "--methods", "GD", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "notebooks" / "records" / "wu.fig1a" / "smoke" / "gd-seed1.json").is_file()
+
+    plan = tmp_path / "notebooks" / "plans" / "small.toml"
+    plan.parent.mkdir()
+    whole = (ROOT / "notebooks" / "plans" / "wu.fig1a.drawn.toml").read_text(encoding="utf-8")
+    small = whole.replace('scale = "paper"', 'scale = "smoke"').partition("seeds = [")
+    plan.write_text(small[0] + "seeds = [1]" + small[2].partition("]")[2], encoding="utf-8")
+    queued = run("queue", "--budget", "5m", "-j", "1", "-o", "out")
+    assert queued.returncode == 0 and "8 of 8 records made" in queued.stdout, queued.stderr
+    assert run("import", "out/records.tar.gz").stdout.endswith("8 filed, 0 refused\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "wu.fig1a", "--seeds", "1..99999999999"], "are more than 10,000"),
+        (["run", "wu.fig1a", "--seeds", "1..3000000"], "are more than 10,000"),
+        (["run", "wu.fig1a", "--threads", "1000000"], "threads = 1000000 is too many"),
+        (["run", "wu.fig1a", "--methods", ""], "no method ''"),
+        (["run", "wu.fig1a", "-o", ""], "--output is empty"),
+        (["status", "-o", "nowhere"], "nowhere is no folder"),
+        (["import", "nowhere.tar.gz"], "there is no plan"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["experiments", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path, capsys):
+    (tmp_path / "records").symlink_to(tmp_path / "gone")
+    assert experiments(tmp_path, "run", "wu.fig1a", "--scale", "smoke") == 2
+    assert "records is a link that leads nowhere" in capsys.readouterr().err
+
+
+def test_a_damaged_record_costs_its_own_run_and_the_exit_status(tmp_path, capsys):
+    arguments = ("run", "wu.fig1a", "--scale", "smoke", "--methods", "SGD", "--threads", "1", "--seeds")
+    assert experiments(tmp_path, *arguments, "1") == 0
+    path = tmp_path / "records" / f"{SGD.name}.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"seed": 1', '"seed": 2'), encoding="utf-8")
+    capsys.readouterr()
+    assert experiments(tmp_path, *arguments, "1..2") == 1
+    shown = capsys.readouterr()
+    assert "error: SGD seed 1: record" in shown.err and "SGD seed 2: test accuracy" in shown.out
+    assert experiments(tmp_path, "status") == 0
+    assert "seed 1 cannot be read" in capsys.readouterr().out
+
+
+def test_times():
+    assert seconds_of("90s") == 90 and seconds_of("1.5h") == 5400
+    for bad in ("9", "m", "-9m", "1e9s", "0s"):
+        with pytest.raises(RequestError, match="is malformed"):
+            seconds_of(bad)

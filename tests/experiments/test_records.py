@@ -107,6 +107,8 @@ def test_a_changed_digit_anywhere_in_what_was_found_is_refused(tmp_path):
     assert len(places) > 100
     for k in places[:: max(1, len(places) // 60)]:
         changed = text[:k] + str((int(text[k]) + 1) % 10) + text[k + 1 :]
+        if json.loads(changed) == json.loads(text):  # a seventeenth digit that no number has
+            continue
         with pytest.raises(RecordError):
             records.parse(changed, "r.json")
     assert records.parse(text, "r.json")["schema"] == 2
