@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
@@ -260,15 +259,14 @@ class Trainer:
         schedule step.
         """
         inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
-        self._check_batch_statistics(len(inputs))
-        together, sums = self.ghost or self.chunk, self.sums
+        passes, sums = (inputs, targets, weights, self.chunk, self.ghost), self.sums
 
         def gradient() -> torch.Tensor:
             nonlocal sums
             self.optimizer.zero_grad(set_to_none=True)
             parts = []
-            for weighted, total in backward_in_chunks(self.model, self.loss, inputs, targets, weights, together):
-                sums += torch.stack((weighted, total / len(inputs)))
+            for weighted, total in backward_in_chunks(self.model, self.loss, *passes):
+                sums += torch.stack((weighted, total / len(weights)))
                 parts.append(weighted)
             sums = torch.zeros_like(sums)  # an optimiser that asks again is not logged again
             if self.steps_done % self.check_every == 0:
@@ -281,22 +279,6 @@ class Trainer:
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self.steps_done += 1
-
-    def _check_batch_statistics(self, samples: int) -> None:
-        if self.ghost and samples % self.ghost:
-            raise TrainingError(
-                f"{samples} samples cannot be parted into ghost batches of exactly {self.ghost}: choose a divisor of "
-                f"their number"
-            )
-        if self.ghost or samples <= self.chunk:
-            return
-        for name, module in self.model.named_modules():
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-                raise TrainingError(
-                    f"{type(module).__name__} {name} takes its statistics from the samples that pass together, and "
-                    f"{samples} pass in chunks of {self.chunk}: give chunk={samples}, or ghost={self.chunk} for "
-                    f"batches of that size"
-                )
 
     def _check(self, *others: torch.Tensor) -> None:
         """Raise Diverged unless the logged losses, and other tensors of the device, are finite; waits for it once."""
