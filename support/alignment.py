@@ -26,8 +26,9 @@ from support.errors import Refused
 if TYPE_CHECKING:  # torch is imported where a function needs it: the record `Alignment` also serves modules without it
     import torch
 
-    from support.curvature import Curvature, Spectrum
+    from support.curvature import Curvature
     from support.gradients import Estimate, GradientMatrix, NoiseCovariance
+    from support.spectra import Spectrum
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from support import batches
-from support.errors import NotFinite, Refused, WrongType, integer, tensor, torch_generator
+from support.errors import NotFinite, Refused, WrongType, instance, integer, tensor, torch_generator
 from support.sampling import Law
 from support.sampling.law import checked, per_sample
 
@@ -115,14 +115,8 @@ def backward_in_chunks(
         yield weighted.detach(), losses.detach().sum()
 
 
-def _module(model) -> torch.nn.Module:
-    if not isinstance(model, torch.nn.Module):
-        raise WrongType(f"model is of type {type(model).__name__}: give a torch.nn.Module")
-    return model
-
-
 def _check_callables(model, loss) -> None:
-    _module(model)
+    instance("model", model, torch.nn.Module, "give a torch.nn.Module")
     if not callable(loss):
         raise WrongType(f"loss = {loss!r} is no function: give loss(outputs, targets), one number a sample")
 
@@ -166,7 +160,7 @@ def batch_statistics(model: torch.nn.Module) -> str | None:
     >>> batch_statistics(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
     '1'
     """
-    for name, module in _module(model).named_modules():
+    for name, module in instance("model", model, torch.nn.Module, "give a torch.nn.Module").named_modules():
         batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
         if batch_norm and (module.training or module.running_mean is None):
             return name
@@ -225,8 +219,7 @@ class MSGD:
         chunk: int | None = None,
         ghost: int | None = None,
     ):
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise WrongType(f"optimizer = {optimizer!r} is none: give one such as torch.optim.SGD(parameters, lr)")
+        instance("optimizer", optimizer, torch.optim.Optimizer, "give one such as torch.optim.SGD(parameters, lr)")
         _check_callables(model, loss)
         _check(chunk, ghost)
         self.model, self.loss, self.optimizer, self.law = model, loss, optimizer, checked(law)

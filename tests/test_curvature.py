@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from support import curvature
-from support.curvature import GaussNewton, Hessian, leading
+from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
 from support.operators import Operator
 from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
+from support.spectra import leading
 
 N = 14
 

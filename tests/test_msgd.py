@@ -320,7 +320,10 @@ def made(model, **changes):
         (lambda m, x, y: weighted_backward(m, lambda o, t: 1.0, x, y, torch.ones(N)), "losses is of type float"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x.numpy(), y, torch.ones(N)), "inputs holds a ndarray"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, None, y, torch.ones(N)), "inputs holds a NoneType"),
-        (lambda m, x, y: weighted_backward(m.forward, cross_entropy, x, y, torch.ones(N)), "model is of type method"),
+        (
+            lambda m, x, y: weighted_backward(m.forward, cross_entropy, x, y, torch.ones(N)),
+            "is of type method: give a torch.nn.Module",
+        ),
         (lambda m, x, y: weighted_backward(m, "mse", x, y, torch.ones(N)), "loss = 'mse' is no function"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), chunk=2.0), "chunk = 2.0 is not an"),
         (
@@ -329,8 +332,8 @@ def made(model, **changes):
         ),
         (lambda m, x, y: step(m, MiniBatch(N, 2), x, y, chunk=0), "chunk = 0"),
         (lambda m, x, y: step(m, MiniBatch(N, 2), x, y, ghost=0), "ghost = 0"),
-        (lambda m, x, y: step(m, "SGD", x, y), "law = 'SGD' is no law"),
-        (lambda m, x, y: made(m, optimizer=None), "optimizer = None is none: give one"),
+        (lambda m, x, y: step(m, "SGD", x, y), "law = 'SGD' is of type str"),
+        (lambda m, x, y: made(m, optimizer=None), "optimizer = None is of type NoneType: give one"),
         (lambda m, x, y: made(m, generator=np.random.default_rng(0)), "is no torch generator: give"),
         (lambda m, x, y: made(m, generator=None), "generator = None is no torch generator"),
     ],

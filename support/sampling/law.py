@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from support._random import source
-from support.errors import Refused, WrongType, boolean, integer, real, tensor, torch_generator
+from support.errors import Refused, WrongType, boolean, instance, integer, real, tensor, torch_generator
 
 Atom = tuple[Fraction, tuple[Fraction, ...]]
 WU = "Wu et al. (2020), On the Noisy Gradient Descent that Generalizes as SGD"
@@ -200,11 +200,9 @@ def checked(law) -> Law:
     >>> checked("SGD")
     Traceback (most recent call last):
     ...
-    support.errors.WrongType: law = 'SGD' is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)
+    support.errors.WrongType: law = 'SGD' is of type str: give one such as support.sampling.by_name('MSGD-Cov', n, b)
     """
-    if not isinstance(law, Law):
-        raise WrongType(f"law = {law!r} is no law: give one such as support.sampling.by_name('MSGD-Cov', n, b)")
-    return law
+    return instance("law", law, Law, "give one such as support.sampling.by_name('MSGD-Cov', n, b)")
 
 
 def centred(n: int, k) -> Exchangeable:
