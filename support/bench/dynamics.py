@@ -40,16 +40,14 @@ def _batch_gradients():
     """
     import torch
 
-    from support.additive.langevin import SgdNoise
+    from support.additive import PartitionNoise
 
     measure.threads(1)
     generator = torch.Generator().manual_seed(1)
     model, inputs, targets = _network("LeNet", N)
     for _ in range(2):
-        SgdNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B, protocol="code").leading(
-            model, 1, generator
-        )
-    return model, inputs, targets, SgdNoise(measure.cross_entropy, inputs, targets, B, protocol="code"), generator
+        PartitionNoise(measure.cross_entropy, inputs[: 2 * B], targets[: 2 * B], B).leading(model, 1, generator)
+    return model, inputs, targets, PartitionNoise(measure.cross_entropy, inputs, targets, B), generator
 
 
 def leading_step(how: str) -> dict:
@@ -58,7 +56,7 @@ def leading_step(how: str) -> dict:
     """
     import torch
 
-    from support.additive.langevin import by_name
+    from support.additive import by_name
     from support.msgd import backward_in_chunks
 
     model, inputs, targets, sgd, generator = _batch_gradients()
@@ -74,7 +72,7 @@ def leading_step(how: str) -> dict:
         model.zero_grad()
         for _ in backward_in_chunks(model, measure.cross_entropy, inputs, targets, ones, 200):
             pass
-        (by_name("GLD-leading", sgd, k=K) if how == GRAM else dense)(model, generator)
+        (by_name("GLD-leading", sgd, released=True, k=K) if how == GRAM else dense)(model, generator)
 
     return measure.timed(step, 15 if how == GRAM else 3)
 
@@ -99,15 +97,16 @@ def hessian_pairs(how: str) -> dict:
     import torch
 
     from support.curvature import Hessian
+    from support.risk import EmpiricalRisk
     from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("DigitsNet", DIGITS)
-    Hessian(model, measure.cross_entropy, inputs[:20], targets[:20]) @ torch.ones(2410, 2)
+    Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs[:20], targets[:20]))) @ torch.ones(2410, 2)
     sums = []
 
     def work():
-        hessian = Hessian(model, measure.cross_entropy, inputs, targets, keep=True)
+        hessian = Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs, targets)), keep=True)
         pairs = leading(hessian, K) if how == LANCZOS else leading(hessian.dense(), 2410)
         sums.append(float(pairs.values[:K].sum()))
 
@@ -121,17 +120,19 @@ def hessian_look(how: str) -> dict:
     import torch
 
     from support.curvature import Hessian
+    from support.risk import EmpiricalRisk
     from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("LeNet", N)
-    Hessian(model, measure.cross_entropy, inputs[:20], targets[:20]) @ torch.ones(11_330)
+    Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs[:20], targets[:20]))) @ torch.ones(11_330)
 
     def look():
-        return leading(Hessian(model, measure.cross_entropy, inputs, targets, chunk=100, keep=True), K, tolerance=0.05)
+        risk = EmpiricalRisk(model, measure.cross_entropy, (inputs, targets), chunk=100)
+        return leading(Hessian(risk, keep=True), K, tolerance=0.05)
 
     def rows():
-        hessian = Hessian(model, measure.cross_entropy, inputs, targets, chunk=100, keep=True)
+        hessian = Hessian(EmpiricalRisk(model, measure.cross_entropy, (inputs, targets), chunk=100), keep=True)
         for i in range(TIMED):
             unit = torch.zeros(11_330)
             unit[i] = 1

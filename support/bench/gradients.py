@@ -21,11 +21,11 @@ def _gradients(network: str, n: int):
 
     from support.experiments import models
     from support.gradients import GradientMatrix
+    from support.risk import EmpiricalRisk
 
     torch.manual_seed(1)
-    return GradientMatrix(
-        getattr(models, network)(), measure.cross_entropy, *measure.images(n, flat=network == "DigitsNet"), chunk=CHUNK
-    )
+    data = measure.images(n, flat=network == "DigitsNet")
+    return GradientMatrix(EmpiricalRisk(getattr(models, network)(), measure.cross_entropy, data, chunk=CHUNK))
 
 
 def product() -> dict:

@@ -54,8 +54,9 @@ def _plain(model, inputs, targets, generator):
 def _gradient_matrix(model, inputs, targets):
     """Per-sample gradients, shape (n, d), by vmap over `torch.func.grad`."""
     from support.gradients import GradientMatrix
+    from support.risk import EmpiricalRisk
 
-    return GradientMatrix(model, measure.cross_entropy, inputs, targets).dense().T
+    return GradientMatrix(EmpiricalRisk(model, measure.cross_entropy, (inputs, targets))).dense().T
 
 
 def _per_sample(model, inputs, targets, generator):

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from support import alignment
-from support.additive import langevin as dynamics
+from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
+from support.alignment import estimate_indicator
 from support.curvature import Hessian
 from support.experiments.seeding import stream
-from support.gradients import Estimate, GradientMatrix, PerSampleLoss
+from support.gradients import GradientMatrix
+from support.intervals import Interval
+from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch
+from support.sharpness import expected_sharpness
 from support.spectra import leading
 
 
@@ -26,7 +29,7 @@ class Escape:
     there on as soon as it fits every training label, or at the limit.
     k, sigma: directions of the leading noises; standard deviation of GLD-const.  every, first_every: steps between two
     looks at k eigenpairs, or at the first.  rescale_every: steps between two looks at the trace of C
-    (`support.additive.langevin.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
+    (`support.additive.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
     probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected sharpness.  spectrum: eigenvalues
     of H at the start.  chunk: samples evaluated at once for noises and measurements.
     """
@@ -55,21 +58,23 @@ def additive_noise(
     law: MiniBatch,
     protocol: str,
     loss: PerSampleLoss,
-) -> dynamics.AdditiveNoise | None:
+) -> AdditiveNoise | None:
     """The additive noise of a method; None for GD and SGD, whose noise is their law's. law: the SGD that is to be
-    matched.
+    matched.  protocol: "paper", or "code" for the noise as released.
     """
-    if method not in dynamics.NAMES:
+    if method not in NAMES:
         return None
-    sgd = dynamics.SgdNoise(loss, *train, law.b, replace=law.replace, protocol=protocol, chunk=escape.chunk)
-    options: dict = {"every": escape.every, "rescale_every": escape.rescale_every}
+    released = protocol == "code"
+    sgd = (PartitionNoise if released else SgdNoise)(loss, *train, law.b, replace=law.replace, chunk=escape.chunk)
+    # between two looks the released noises stand as they are
+    options = {"every": escape.every} | ({} if released else {"rescale_every": escape.rescale_every})
     if method == "GLD-const":
         options |= {"sigma": escape.sigma}
     elif method in ("GLD-leading", "GLD-Hessian"):
         options |= {"k": escape.k}
     else:
         options |= {"every": escape.first_every}
-    return dynamics.by_name(method, sgd, **options)
+    return by_name(method, sgd, released=released, **options)
 
 
 @dataclass(frozen=True)
@@ -90,19 +95,17 @@ class Measurement:
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict:
         generator = torch.Generator().manual_seed(stream(self.seed, "measurement", str(step)))
-        escape, gradients = self.escape, self._gradients(model)
-        hessian, covariance = Hessian.of(gradients, keep=True), gradients.covariance(self.law)
+        escape, risk = self.escape, self._risk(model)
+        hessian, covariance = Hessian(risk, keep=True), GradientMatrix(risk).covariance(self.law)
         pairs = leading(hessian, escape.eigenpairs, tolerance=0.01)
         first = pairs.vectors[:, 0]
         shaken = {
-            name: alignment.expected_sharpness(
-                gradients, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
-            )
+            name: expected_sharpness(risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute)
             for name, absolute in (("sharpness", False), ("sharpness_absolute", True))
         }
         traces = {
             "trace_hessian": hessian.estimate_trace(escape.probes, generator, known=pairs),
-            "trace_product": alignment.estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
+            "trace_product": estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
         }
         numbers = {
             "trace_covariance": float(covariance.trace()),
@@ -113,15 +116,13 @@ class Measurement:
 
     def spectrum(self, model: torch.nn.Module) -> list[float]:
         """The largest eigenvalues of H, in descending order."""
-        return leading(
-            Hessian.of(self._gradients(model), keep=True), self.escape.spectrum, tolerance=0.01
-        ).values.tolist()
+        return leading(Hessian(self._risk(model), keep=True), self.escape.spectrum, tolerance=0.01).values.tolist()
 
-    def _gradients(self, model: torch.nn.Module) -> GradientMatrix:
-        return GradientMatrix(model, self.loss, *self.train, chunk=self.escape.chunk)
+    def _risk(self, model: torch.nn.Module) -> EmpiricalRisk:
+        return EmpiricalRisk(model, self.loss, self.train, chunk=self.escape.chunk)
 
 
-def _ends(estimates: dict[str, Estimate]) -> dict[str, float]:
+def _ends(estimates: dict[str, Interval]) -> dict[str, float]:
     return {
         name + end: float(getattr(found, which))
         for name, found in estimates.items()

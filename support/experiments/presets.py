@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 
-from support import files
-from support.additive import langevin as dynamics
+from support import additive, files
 from support.errors import Refused
 from support.experiments import checkpoints, data, models, records
 from support.experiments.escape import Escape, Measurement, additive_noise
@@ -64,7 +63,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset reproduces, with which methods (names of `support.sampling` and `support.additive.langevin`), and
+    """What a preset reproduces, with which methods (names of `support.sampling` and `support.additive`), and
     its settings by scale.
 
     note: what a reader must know.
@@ -121,7 +120,7 @@ _ZHU = Setting(
     protocol="paper", pixels="centred", n=1200, b=20, replace=True, lr=0.07, steps=6000, evaluate_every=100, draw_from="train", corrupted=(1000, 1200),
     truncated=True, escape=Escape(),
 )  # fmt: skip
-_ZHU_METHODS = ("GD", "SGD", *dynamics.NAMES)
+_ZHU_METHODS = ("GD", "SGD", *additive.NAMES)
 
 
 def _escapes(small: dict, **knobs) -> dict[str, Setting]:
@@ -216,7 +215,7 @@ def law(setting: Setting, method: str) -> Law:
     """The law of the sampling vector under a method's name, at the setting's n, b and way of drawing batches; GD's
     where the noise is additive.
     """
-    return by_name("GD" if method in dynamics.NAMES else method, setting.n, setting.b, replace=setting.replace)
+    return by_name("GD" if method in additive.NAMES else method, setting.n, setting.b, replace=setting.replace)
 
 
 def config(chosen: Preset, scale: str, method: str, seed: int) -> dict:

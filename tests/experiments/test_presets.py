@@ -15,6 +15,7 @@ import torch
 
 from support import files, page, sampling
 from support.__main__ import main
+from support.additive import PartitionNoise, released
 from support.experiments import data, presets, records
 from support.experiments.command import RequestError, seeds_of
 from support.experiments.presets import PRESETS, PresetError, Setting
@@ -274,9 +275,11 @@ def test_the_escapes_of_the_paper_and_of_its_code(begun):
         10,
         1,
     )
-    noises = {method: presets.trainer(code_smoke, method, 1, start=begun["zhu.fig3.released"]).additive for method in PRESETS["zhu.fig3"].methods[2:]
-              for code_smoke in [PRESETS["zhu.fig3.released"].setting("smoke")]}  # fmt: skip
-    assert {noise.sgd.protocol for noise in noises.values()} == {"code"}
+    small, begin = PRESETS["zhu.fig3.released"].setting("smoke"), begun["zhu.fig3.released"]
+    methods = PRESETS["zhu.fig3"].methods[2:]
+    noises = {method: presets.trainer(small, method, 1, start=begin).additive for method in methods}
+    assert {type(noise.sgd) for noise in noises.values()} == {PartitionNoise}
+    assert type(noises["GLD-Hessian"]) is released.OfHessian
     assert (
         noises["GLD-leading"].every == noises["GLD-Hessian"].every == 10
         and noises["GLD-diag"].every == noises["GLD-1st-eigenvector"].every == 1
@@ -433,10 +436,7 @@ def test_a_noise_that_cannot_be_is_reported_and_does_not_stop_the_others(tmp_pat
         experiments(tmp_path, "run", "wide", "--scale", "smoke", "--methods", "GLD-leading,SGD", "--threads", "1") == 1
     )
     shown = capsys.readouterr()
-    assert (
-        "error: GLD-leading seed 1: k = 600 leading directions cannot be had: C of 600 samples has rank 599 at most"
-        in shown.err
-    )
+    assert "error: GLD-leading seed 1: k = 600 is out of range: C of 600 samples has rank 599 at most" in shown.err
     assert "SGD seed 1: test accuracy" in shown.out and len(list((tmp_path / "records").rglob("*.json"))) == 2
 
 
@@ -509,6 +509,7 @@ class Without:
 
 sys.meta_path = [finder for finder in sys.meta_path if finder is not PathFinder] + [Without]
 from support.__main__ import main
+from support.additive import PartitionNoise, released
 sys.exit(main(sys.argv[1:]))
 """
 
