@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from support.errors import NotFinite, Refused, WrongType, choice, integer, real, tensor
+from support.errors import Refused, WrongType, choice, integer, real, tensor, torch_generator
+from support.operators import finite
 
 _DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
 _EXTREME = {"LA": lambda values: values, "SA": lambda values: -values, "LM": np.abs}  # larger is wanted more
@@ -63,7 +64,7 @@ def leading(
         refuse_asymmetric(operator)
     if d <= _DENSE or k > d // 2:
         dense = operator if torch.is_tensor(operator) else _dense(operator, like)
-        values, vectors = np.linalg.eigh(_finite(dense).double().cpu().numpy())
+        values, vectors = np.linalg.eigh(finite(dense).double().cpu().numpy())
     else:
         values, vectors = _lanczos(_product(operator, like), d, k, which, start, tolerance, epsilon)
     order = np.argsort(-_EXTREME[which](values))[:k]
@@ -175,6 +176,79 @@ class NotConverged(Refused, RuntimeError):
     """Iterations that ended before their tolerance was reached."""
 
 
+# --- the trace, and pairs that are given ------------------------------------------------------------------------------
+
+
+def signs(operator, probes: int, generator: torch.Generator) -> torch.Tensor:
+    """Independent vectors of random signs in the operator's type, shape (d, probes), drawn by a torch generator.
+
+    >>> signs(torch.eye(3), 2, torch.Generator().manual_seed(0)).square().sum(0)
+    tensor([3., 3.])
+    """
+    integer("probes", probes, low=2, why="draw at least 2 for an interval")
+    shape = (_size(operator), probes)
+    draws = torch.randint(0, 2, shape, generator=torch_generator(generator), device=generator.device)
+    return (2 * draws - 1).to(_like(operator))
+
+
+def trace_draws(operator, probes: int, generator: torch.Generator, known: Spectrum | None = None) -> torch.Tensor:
+    """Observations ``zᵀAz`` of mean Tr A, shape (probes,), for independent vectors z of random signs (Hutchinson 1990).
+
+    known: eigenpairs of A from `leading`; their part of the trace is then exact in each, and z is what is orthogonal to
+    them. Raises Refused for fewer than 2 probes, WrongType.
+
+    >>> trace_draws(torch.diag(torch.tensor([1.0, 2.0])), 3, torch.Generator().manual_seed(0))
+    tensor([3., 3., 3.])
+    """
+    z, exact = signs(operator, probes, generator), 0.0
+    if known is not None:
+        z = z - known.vectors @ (known.vectors.T @ z)
+        exact = known.values.sum()
+    return exact + (z * (operator @ z)).sum(0)
+
+
+def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
+    """Raise unless the operator is symmetric and the first pair of a spectrum is its leading one: seven products.
+
+    A residual |Au₁ − h₁u₁| or a larger eigenvalue is held against a tenth of |h₁|, as what `leading` gives at the
+    loosest tolerances in use. Larger eigenvalues and asymmetry are looked for in a Krylov space of six random steps.
+    Raises Refused, or WrongType for anything but a `Spectrum`.
+
+    >>> A = torch.diag(torch.tensor([1.0, 3.0]))
+    >>> refuse_other_pairs(A, leading(A, 1))
+    """
+    d, like = _size(operator), _like(operator)
+    if not isinstance(spectrum, Spectrum):
+        raise WrongType(f"spectrum is of type {type(spectrum).__name__}: give leading(operator, k)")
+    if spectrum.vectors.ndim != 2 or len(spectrum.vectors) != d or not len(spectrum.values):
+        found = tuple(spectrum.vectors.shape)
+        raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
+    product = _product(operator, like)
+    h, u = float(spectrum.values[0]), spectrum.vectors[:, 0].double().cpu().numpy()
+    basis, images = np.zeros((d, 0)), np.zeros((d, 0))
+    w = np.random.default_rng(0).standard_normal(d)
+    for _ in range(min(6, d)):
+        w = w - basis @ (basis.T @ w)
+        w = (w - basis @ (basis.T @ w)) / max(np.linalg.norm(w), 1e-300)
+        basis, images = np.column_stack([basis, w]), np.column_stack([images, product(w)])
+        w = images[:, -1] if images[:, -1].any() else np.random.default_rng(1).standard_normal(d)
+    inside = basis.T @ images
+    size = max(float(np.linalg.norm(images, axis=0).max()), abs(h))
+    rounding = 1e3 * float(torch.finfo(like.dtype).eps) * size
+    if (off := float(np.abs(inside - inside.T).max())) > max(rounding, 1e-3 * size):
+        raise Refused(
+            f"the matrix is not symmetric (uᵀAv and vᵀAu differ by {off:.2g}): give (A + Aᵀ)/2 if that is meant"
+        )
+    residual = float(np.linalg.norm(product(u) - h * u))
+    if residual > 0.1 * abs(h) + rounding or abs(np.linalg.norm(u) - 1) > 0.01:
+        raise Refused(
+            f"the first pair is none of this matrix (|Au − hu| = {residual:.2g} for h = {h:.2g}): give those of "
+            f"leading(operator, k)"
+        )
+    if (more := float(np.linalg.eigvalsh((inside + inside.T) / 2)[-1])) > h + 0.1 * abs(h) + rounding:
+        raise Refused(f"the first pair is not the leading one ({h:.3g}, but there is {more:.3g}): give which='LA'")
+
+
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
@@ -189,14 +263,12 @@ def _size(operator) -> int:
 
 def _like(operator) -> torch.Tensor:
     """A tensor of the operator's type, on its device."""
-    if not hasattr(operator, "dtype"):
-        return operator.gradients.theta
     return torch.empty(0, dtype=operator.dtype, device=operator.device)
 
 
 def _product(operator, like: torch.Tensor) -> Callable:
     """The product as a function of arrays in double precision, computed in the operator's type."""
-    return lambda u: _finite(operator @ torch.as_tensor(u).to(like)).double().cpu().numpy()
+    return lambda u: finite(operator @ torch.as_tensor(u).to(like)).double().cpu().numpy()
 
 
 def _dense(operator, like: torch.Tensor) -> torch.Tensor:
@@ -205,18 +277,12 @@ def _dense(operator, like: torch.Tensor) -> torch.Tensor:
     return operator @ torch.eye(_size(operator)).to(like)
 
 
-def _finite(numbers: torch.Tensor) -> torch.Tensor:
-    if bad := int((~torch.isfinite(numbers)).sum()):
-        raise NotFinite(f"{bad} of {numbers.numel()} numbers of a product are not finite: look for infinite parameters")
-    return numbers
-
-
 def refuse_asymmetric(matrix: torch.Tensor) -> None:
     """Raise Refused unless a square tensor is its own transpose, up to rounding.
 
     >>> refuse_asymmetric(torch.eye(2))
     """
-    off, scale = float((matrix - matrix.T).abs().max()), float(_finite(matrix).abs().max())
+    off, scale = float((matrix - matrix.T).abs().max()), float(finite(matrix).abs().max())
     if off > 1e3 * torch.finfo(matrix.dtype).eps * scale:
         raise Refused(
             f"the matrix is not symmetric (entries differ by {off:.2g} from their mirror images): give (A + Aᵀ)/2 if "

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import torch
 
-from support import alignment
 from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
+from support.alignment import estimate_indicator
 from support.curvature import Hessian
 from support.errors import instance, integer, real
 from support.experiments.seeding import stream
-from support.gradients import Estimate, GradientMatrix
+from support.gradients import GradientMatrix
+from support.intervals import Interval
 from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch
+from support.sharpness import expected_sharpness
 from support.spectra import leading
 
 
@@ -118,14 +120,12 @@ class Measurement:
         pairs = leading(hessian, escape.eigenpairs, tolerance=0.01)
         first = pairs.vectors[:, 0]
         shaken = {
-            name: alignment.expected_sharpness(
-                risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
-            )
+            name: expected_sharpness(risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute)
             for name, absolute in (("sharpness", False), ("sharpness_absolute", True))
         }
         traces = {
             "trace_hessian": hessian.estimate_trace(escape.probes, generator, known=pairs),
-            "trace_product": alignment.estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
+            "trace_product": estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
         }
         numbers = {
             "trace_covariance": float(covariance.trace()),
@@ -142,7 +142,7 @@ class Measurement:
         return EmpiricalRisk(model, self.loss, self.train, chunk=self.escape.chunk)
 
 
-def _ends(estimates: dict[str, Estimate]) -> dict[str, float]:
+def _ends(estimates: dict[str, Interval]) -> dict[str, float]:
     return {
         name + end: float(getattr(found, which))
         for name, found in estimates.items()
