@@ -1,4 +1,4 @@
-"""The contract of operators against dense matrices: products, sums, multiples, transposes, scipy's solvers; refusals."""
+"""The contract of operators against dense matrices: products, sums, multiples, transposes, scipy's solvers."""
 
 import numpy as np
 import pytest

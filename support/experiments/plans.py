@@ -12,18 +12,14 @@ import datetime
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from support.errors import Refused, integer, real
 from support.experiments.presets import preset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.experiments.runs import RunSpec
+from support.experiments.spec import RunSpec
 
 PLANS = Path("notebooks/plans")
 
@@ -91,8 +87,6 @@ class Plan:
 
     def runs(self) -> Iterator[RunSpec]:
         """Its runs, seed by seed over the methods, so that what is made first is complete first."""
-        from support.experiments.runs import RunSpec
-
         for seed in self.seeds:
             for method in self.methods:
                 yield RunSpec(self.preset, self.scale, method, seed)

@@ -1,128 +1,34 @@
-"""Runs: one frozen identity for what is run, its trainer, its record.
+"""Runs: the trainer of a `RunSpec`, and its record.
 
-A `RunSpec` names a run by preset, scale, method and seed; its knobs, its record's place and its random streams follow.
 A seed fixes initialisation and training subset for all methods of a setting, so that two methods of one seed are a
 pair; the noise of each method has a stream of its own (`support.experiments.seeding`). Where a setting has an `Escape`,
 all methods of a seed leave from one point that gradient descent has found: `start` finds it once and keeps it.
 
->>> spec = RunSpec("wu.fig1a", "smoke", "msgd-cov", 1)
->>> spec.name, spec.config["law"]
-('wu.fig1a/smoke/msgd-cov-seed1', 'GaussianCovariance')
+>>> small = RunSpec("wu.fig1a", "smoke", "SGD", 1)
+>>> run(small, show=False).final["steps"]
+40
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from support import additive, files
-from support.errors import integer
+from support import files
 from support.experiments import checkpoints, data, models, optimizers, records
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.plans import Plan
-from support.experiments.presets import Preset, PresetError, Setting, preset
+from support.experiments.presets import PresetError, Setting
 from support.experiments.seeding import stream
+from support.experiments.spec import START, RunSpec, law
 from support.experiments.training import Data, Run, Trainer, cross_entropy, differences
-from support.sampling import Law, MiniBatch, by_name
+from support.sampling import MiniBatch
 
-START = "start"  # the method of GD's own run to the point where an escape begins
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """What is run: preset, scale, method, seed. Method: as the preset spells it, in any case, or "start".
-
-    Raises PresetError for what does not exist, WrongType for a seed that is no whole number.
-    """
-
-    preset: str
-    scale: str
-    method: str
-    seed: int
-
-    def __post_init__(self):
-        setting = self.chosen.setting(self.scale)
-        if not (self.method == START and setting.escape):
-            object.__setattr__(self, "method", self.chosen.method(self.method))
-        object.__setattr__(self, "seed", integer("seed", self.seed, 0))
-
-    @property
-    def chosen(self) -> Preset:
-        """The preset itself."""
-        return preset(self.preset)
-
-    @property
-    def setting(self) -> Setting:
-        """The knobs of the scale."""
-        return self.chosen.setting(self.scale)
-
-    @property
-    def name(self) -> str:
-        """Where the record stands in the folder of records, without its suffix."""
-        return records.run_name(self.preset, self.scale, self.method, self.seed)
-
-    @property
-    def title(self) -> str:
-        """What a progress bar and a report call the run."""
-        return f"{self.preset} {self.scale} {self.method} seed {self.seed}"
-
-    @property
-    def start(self) -> RunSpec | None:
-        """The run that must come before this one: that of GD to where an escape begins."""
-        return replace(self, method=START) if self.setting.escape and self.method != START else None
-
-    @property
-    def law(self) -> Law:
-        """The law of its sampling vector."""
-        return law(self.setting, self.method)
-
-    @property
-    def config(self) -> dict:
-        """What fixes the run's numbers, as it stands in the record."""
-        knobs = self.setting.knobs
-        if self.method == START:
-            knobs |= {"lr": self.setting.escape.start_lr, "steps": self.setting.escape.start_limit}
-        own = {"preset": self.preset, "scale": self.scale, "method": self.method, "seed": self.seed}
-        own |= {"law": type(self.law).__name__, "B": getattr(self.law, "B", None)}
-        return own | {"additive": self.method if self.method in additive.NAMES else None} | knobs
-
-    def path(self, folder: Path) -> Path:
-        """The record's file in a folder of records."""
-        return folder / f"{self.name}.json"
-
-    def is_done(self, folder: Path) -> bool:
-        """Whether its record stands in a folder; a knob that is younger than the record has its default there.
-
-        Raises RecordError if the record is damaged, or of another configuration.
-        """
-        path, here = self.path(folder), self.config
-        if not path.exists():
-            return False
-        there = Setting().knobs | records.read(path)["config"]
-        there.setdefault("additive", here["additive"])
-        if there["escape"]:
-            there["escape"] = Setting(escape=Escape()).knobs["escape"] | there["escape"]
-        if changed := differences(there, here):
-            raise records.RecordError(
-                f"record {path} is of another configuration ({changed}): move it away to run this one"
-            )
-        return True
-
-
-def law(setting: Setting, method: str) -> Law:
-    """The law of the sampling vector under a method's name, at a setting's n, b and way of drawing batches; GD's where
-    the noise is additive. "SGD-500" is mini-batch SGD with batches of 500.
-    """
-    if larger := re.fullmatch(r"SGD-(\d+)", method):
-        return MiniBatch(setting.n, int(larger[1]), replace=setting.replace)
-    quiet = method in (*additive.NAMES, START)
-    return by_name("GD" if quiet else method, setting.n, setting.b, replace=setting.replace)
 
 
 def check_device(device: str) -> None:
