@@ -22,7 +22,7 @@ test: $(READY)  ## check the style, run the unit tests, execute every page quick
 	@echo "style"; $(BIN)/ruff check --quiet support tests
 	@echo "unit tests, and tests of the built book"; $(BIN)/python -m pytest tests -n $(JOBS) -rs
 	@echo "every page with its quick parameters"; $(BIN)/python -m support smoke --jobs $(JOBS)
-	@echo "every page against its committed outputs"; $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n $(JOBS) --dist loadfile notebooks
+	@echo "every page against its committed outputs"; SUPPORT_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n $(JOBS) --dist loadfile notebooks
 
 notebooks: $(READY)  ## execute the pages that are stale, refresh the outputs in notebooks/ and the README's counts of verdicts
 	@$(BIN)/python -m support notebooks --jobs $(JOBS)

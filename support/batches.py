@@ -48,7 +48,7 @@ def take(batch, part: slice | torch.Tensor):
     >>> take({"ids": torch.arange(4)}, torch.tensor([2, 0]))
     {'ids': tensor([2, 0])}
     """
-    return _mapped(lambda leaf: leaf[part.to(leaf.device) if isinstance(part, torch.Tensor) else part], batch)
+    return mapped(lambda leaf: leaf[part.to(leaf.device) if isinstance(part, torch.Tensor) else part], batch)
 
 
 def to(batch, device):
@@ -57,7 +57,7 @@ def to(batch, device):
     >>> to((torch.zeros(1),), "meta")[0].device
     device(type='meta')
     """
-    return _mapped(lambda leaf: leaf.to(device), batch)
+    return mapped(lambda leaf: leaf.to(device), batch)
 
 
 def arguments(model: torch.nn.Module, inputs) -> tuple[tuple, dict]:
@@ -75,10 +75,41 @@ def arguments(model: torch.nn.Module, inputs) -> tuple[tuple, dict]:
     return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
 
 
-def _mapped(f: Callable, batch):
+def copied(batch):
+    """The same nest with numbers of its own.
+
+    >>> copied((torch.ones(1),))
+    (tensor([1.]),)
+    """
+    return mapped(torch.Tensor.clone, batch)
+
+
+def join(batches):
+    """Batches of one make as one nest, one after another along the first axis. Raises Refused where they do not fit.
+
+    >>> join([(torch.zeros(1),), (torch.ones(2),)])
+    (tensor([0., 1., 1.]),)
+    """
+    first, *rest = batches
+    pieces = [list(leaves(first)), *(list(leaves(batch)) for batch in rest)]
+    try:
+        whole = iter([torch.cat(same) for same in zip(*pieces, strict=True)])
+    except (ValueError, RuntimeError) as error:
+        raise Refused(
+            f"the batches do not fit together ({error}): give all samples one shape, such as texts padded to one length"
+        ) from None
+    return mapped(lambda _: next(whole), first)
+
+
+def mapped(f: Callable, batch):
+    """The same nest with f of every tensor.
+
+    >>> mapped(len, (torch.zeros(4), {"mask": torch.ones(4)}))
+    (4, {'mask': 4})
+    """
     if isinstance(batch, torch.Tensor):
         return f(batch)
     if isinstance(batch, Mapping):
-        return {key: _mapped(f, inner) for key, inner in batch.items()}
-    inside = [_mapped(f, inner) for inner in batch]
+        return {key: mapped(f, inner) for key, inner in batch.items()}
+    inside = [mapped(f, inner) for inner in batch]
     return type(batch)(*inside) if hasattr(batch, "_fields") else type(batch)(inside)  # a named tuple takes them apart

@@ -10,26 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
-from weakref import WeakSet
 
 import numpy as np
 import torch
-from torch.func import grad, jvp, vjp
+from torch.func import grad
 
-from support.errors import Refused, WrongType
-from support.gradients import (
-    Estimate,
-    GradientMatrix,
-    PerSampleLoss,
-    SymmetricOperator,
-    check_probes,
-    finite,
-    student_interval,
-)
+from support.derivatives import push, way
+from support.errors import Refused, WrongType, boolean, torch_generator
+from support.gradients import Estimate, GradientMatrix, check_probes, finite, student_interval
+from support.operators import Operator
+from support.risk import EmpiricalRisk, a_risk
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 _DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
-_SYMMETRIC: WeakSet[torch.nn.Module] = WeakSet()  # models whose second derivative has been looked at
 
 
 class Spectrum(NamedTuple):
@@ -39,58 +32,36 @@ class Spectrum(NamedTuple):
     vectors: torch.Tensor
 
 
-class Curvature(SymmetricOperator):
-    """What `Hessian` and `GaussNewton` share: products with many columns, the dense matrix, the trace.
+class Curvature(Operator):
+    """What `Hessian` and `GaussNewton` share: products chunk by chunk, estimates of trace and diagonal.
 
-    model, loss, inputs, targets, theta, chunk and the errors: as for `support.gradients.GradientMatrix`;
-    ``of(gradients)`` takes one that exists. keep: hold the graphs of all chunks between products. A product then costs
-    about half, and the memory is that of all n samples' activations, a few times.
+    keep: hold the graphs of all chunks between products. A product then costs about half, and the memory is that of all
+    n samples' activations, a few times. Raises WrongType for anything but a risk.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        loss: PerSampleLoss,
-        inputs,
-        targets,
-        *,
-        theta: torch.Tensor | None = None,
-        chunk: int | None = None,
-        keep: bool = False,
-    ):
-        self._set(GradientMatrix(model, loss, inputs, targets, theta=theta, chunk=chunk), keep)
-
-    @classmethod
-    def of(cls, gradients: GradientMatrix, *, keep: bool = False):
-        """The operator at the parameters of a gradient matrix, on its samples."""
-        operator = cls.__new__(cls)
-        operator._set(gradients, keep)
-        return operator
-
-    def _set(self, gradients: GradientMatrix, keep: bool) -> None:
-        super().__init__(gradients)
-        self.keep = keep
+    def __init__(self, risk: EmpiricalRisk, *, keep: bool = False):
+        a_risk(risk)
+        super().__init__((risk.d, risk.d), risk.dtype, risk.device)
+        self.risk, self.keep = risk, boolean("keep", keep)
         self._kept: list[Product] | None = None
 
-    def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
-        """The product with u of shape (d,) or (d, m). Raises ValueError for another shape, FloatingPointError where it
-        is not finite.
-        """
-        g = self.gradients
-        if u.ndim not in (1, 2) or len(u) != g.d:
-            raise Refused(f"the direction has shape {tuple(u.shape)}: it must be ({g.d},) or ({g.d}, m)")
-        columns = u.to(g.theta.dtype).reshape(g.d, -1)
+    @property
+    def gradients(self) -> GradientMatrix:
+        """The gradient matrix of the same risk."""
+        return GradientMatrix(self.risk)
+
+    def _times(self, columns):
         total = torch.zeros_like(columns)
         for product in self._products():
             for j in range(columns.shape[1]):
                 total[:, j] += product(columns[:, j])
-        return finite(total / g.n).reshape(u.shape)
+        return total / self.risk.n
 
     def _products(self) -> Iterable[Product]:
         """For every chunk, the function from u to the chunk's part of ``n · operator @ u``."""
         if self._kept is not None:
             return self._kept
-        products = (self._product(part) for part in self.gradients.parts())
+        products = (self._product(part) for part in self.risk.parts())
         if self.keep:
             self._kept = products = list(products)
         return products
@@ -98,33 +69,44 @@ class Curvature(SymmetricOperator):
     def _product(self, part: slice) -> Product:
         raise WrongType(f"{type(self).__name__} has no products: use Hessian or GaussNewton")
 
-    def dense(self, limit_bytes: float = 2**31) -> torch.Tensor:
-        """The matrix itself, shape (d, d), from d products. Raises ValueError where its d² numbers exceed
-        ``limit_bytes``.
-        """
-        self.refuse_dense(limit_bytes)
-        matrix = self @ torch.eye(
-            self.gradients.d, dtype=self.gradients.theta.dtype, device=self.gradients.theta.device
-        )
-        return (matrix + matrix.T) / 2
-
     def estimate_trace(
-        self, probes: int, generator: torch.Generator, level: float = 0.95, *, known: Spectrum | None = None
+        self, probes: int, generator: torch.Generator, confidence: float = 0.95, *, known: Spectrum | None = None
     ) -> Estimate:
         """The trace, with Student's interval: mean of ``zᵀHz`` over independent vectors z of random signs (Hutchinson).
 
         known: eigenpairs from `leading`; their part of the trace is then exact, and only what is orthogonal to them is
-        estimated, with far less spread where a few eigenvalues stand out. generator: a torch generator on the CPU.
-        Raises ValueError for fewer than 2 probes, or a level outside (0, 1).
+        estimated, with far less spread where a few eigenvalues stand out. generator: a torch generator. Raises Refused
+        for fewer than 2 probes, or a confidence outside (0, 1).
         """
-        check_probes(probes, level)
-        g = self.gradients
-        signs = (2 * torch.randint(0, 2, (g.d, probes), generator=generator) - 1).to(g.theta)
+        check_probes(probes, confidence)
+        signs = self._signs(probes, generator)
         exact = 0.0
         if known is not None:
             signs = signs - known.vectors @ (known.vectors.T @ signs)
             exact = known.values.sum()
-        return student_interval(exact + (signs * (self @ signs)).sum(0), level)
+        return student_interval(exact + (signs * (self @ signs)).sum(0), confidence)
+
+    def estimate_diagonal(
+        self, probes: int, generator: torch.Generator, confidence: float = 0.95, *, known: Spectrum | None = None
+    ) -> Estimate:
+        """The diagonal, shape (d,), with Student's interval for each entry alone: mean of ``z ∘ Hz`` over vectors z of
+        random signs (Bekas et al. 2007), whose error is what H has off its diagonal.
+
+        known: eigenpairs from `leading`; their part ``Σ h_k u_k²`` is then exact. For every entry exactly, by d
+        products, see `diagonal`. Raises as `estimate_trace`.
+        """
+        check_probes(probes, confidence)
+        signs = self._signs(probes, generator)
+        products, exact = self @ signs, 0.0
+        if known is not None:
+            products = products - known.vectors @ (known.values[:, None] * (known.vectors.T @ signs))
+            exact = known.vectors.square() @ known.values
+        return student_interval(exact + (signs * products).T, confidence)
+
+    def _signs(self, probes: int, generator: torch.Generator) -> torch.Tensor:
+        shape = (self.risk.d, probes)
+        draws = torch.randint(0, 2, shape, generator=torch_generator(generator), device=generator.device)
+        return (2 * draws - 1).to(self.risk.theta)
 
 
 class Hessian(Curvature):
@@ -132,32 +114,35 @@ class Hessian(Curvature):
 
     The first product with a model costs two more: they tell whether torch's second derivative of it is symmetric, as a
     Hessian is. Some are not, such as that of `torch.nn.utils.parametrizations.weight_norm` on a CPU, whose numbers are
-    wrong; then ValueError.
+    wrong; then Refused.
+
+    >>> model, inputs = torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> Hessian(EmpiricalRisk(model, squares, (inputs, torch.zeros(2)))).dense()
+    tensor([[0.5000, 0.0000],
+            [0.0000, 2.0000]])
     """
 
-    def __matmul__(self, u: torch.Tensor) -> torch.Tensor:
-        """The product with u of shape (d,) or (d, m). Raises ValueError for another shape or a wrong derivative,
-        FloatingPointError where it is not finite.
-        """
-        model = self.gradients.model
-        if model not in _SYMMETRIC:
-            generator = torch.Generator().manual_seed(0)
-            one, other = torch.randn(2, self.gradients.d, generator=generator).to(self.gradients.theta)
-            along, across = super().__matmul__(one), super().__matmul__(other)
-            off, size = float((other @ along - one @ across).abs()), float(along.norm() + across.norm())
-            if off > torch.finfo(one.dtype).eps ** 0.3 * size:
-                raise Refused(
-                    f"torch's second derivative of this {type(model).__name__} is no Hessian: uᵀHv and vᵀHu differ by "
-                    f"{off:.2g} for random u and v, where "
-                    f"|Hu| + |Hv| = {size:.2g}; replace the module that has it wrong, such as weight_norm"
-                )
-            _SYMMETRIC.add(model)
-        return super().__matmul__(u)
+    def _times(self, columns):
+        self.risk.looked_at("symmetric", self._refuse_asymmetric)
+        return super()._times(columns)
+
+    def _refuse_asymmetric(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        pair = torch.randn(2, self.risk.d, generator=generator).to(self.risk.theta).T
+        (one, other), (along, across) = pair.T, super()._times(pair).T
+        off, size = float((other @ along - one @ across).abs()), float(along.norm() + across.norm())
+        if off > torch.finfo(self.dtype).eps ** 0.3 * size:
+            raise Refused(
+                f"torch's second derivative of this {type(self.risk.model).__name__} is no Hessian: uᵀHv and vᵀHu "
+                f"differ by {off:.2g} for random u and v, where |Hu| + |Hv| = {size:.2g}; replace the module that has "
+                f"it wrong, such as weight_norm"
+            )
 
     def _product(self, part: slice) -> Product:
-        theta = self.gradients.theta.detach().requires_grad_()
+        theta = self.risk.theta.detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self.gradients.losses_at(theta, part).sum(), theta, create_graph=True)
+            (gradient,) = torch.autograd.grad(self.risk.losses_at(theta, part).sum(), theta, create_graph=True)
 
         def product(u: torch.Tensor) -> torch.Tensor:
             if not gradient.requires_grad:  # a loss that is linear in θ
@@ -173,20 +158,52 @@ class GaussNewton(Curvature):
 
     H less the part that comes from the curvature of the outputs in θ. For softmax and cross-entropy, and for a Gaussian
     likelihood, it is the true Fisher matrix on these inputs: the expectation of ∇ℓ∇ℓᵀ over labels that the model itself
-    draws.
+    draws. ``J u`` is one forward-mode pass, or two backward passes where torch has no forward mode of the model that
+    agrees with its backward pass (`support.derivatives.way`). Raises Refused where neither does, for outputs that are
+    no single tensor, and for ghost batches, whose losses are coupled.
+
+    >>> model, inputs = torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> GaussNewton(EmpiricalRisk(model, squares, (inputs, torch.zeros(2)))).trace()
+    tensor(2.5000)
     """
 
     def _product(self, part: slice) -> Product:
-        g = self.gradients
+        risk = self.risk
+        how = risk.looked_at("outputs", self._way)
 
         def outputs(theta):
-            return g.outputs_at(theta, part)
+            return risk.outputs_at(theta, part)
 
         def slope(out):
-            return grad(lambda o: g.loss(o, g.targets[part]).sum())(out)
+            return grad(lambda o: risk.losses_of(o, part).sum())(out)
 
-        out, pull = vjp(outputs, g.theta)
-        return lambda u: pull(jvp(slope, (out,), (jvp(outputs, (g.theta,), (u,))[1],))[1])[0]
+        theta = risk.theta.detach().requires_grad_()
+        with torch.enable_grad():
+            out = outputs(theta)
+
+        def product(u):
+            bent = push(slope, out.detach(), push(outputs, risk.theta, u, how), how)
+            return torch.autograd.grad(out, theta, bent, retain_graph=True)[0]
+
+        return product
+
+    def _way(self) -> str:
+        risk = self.risk
+        if risk.ghost is not None:
+            raise Refused("the loss of a ghost batch couples its samples' outputs: use Hessian")
+        few = risk.few()
+        with torch.no_grad():
+            outputs = risk.outputs_at(risk.theta, few)
+        if not isinstance(outputs, torch.Tensor):
+            raise WrongType(f"the outputs are a {type(outputs).__name__}: a Gauss-Newton matrix takes one tensor")
+        how = way(lambda theta: risk.outputs_at(theta, few), risk.theta, risk.eps)
+        if how is None:
+            raise Refused(
+                f"torch's derivatives of this {type(risk.model).__name__} contradict each other: no J with "
+                f"uᵀ(Jᵀw) = wᵀ(J u); look for hooks and custom autograd functions, or use Hessian"
+            )
+        return how
 
 
 _ORDERS = {"LA": lambda values: -values, "SA": lambda values: values, "LM": lambda values: -np.abs(values)}

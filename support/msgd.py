@@ -184,9 +184,9 @@ def draw(law: Law, generator: torch.Generator, inputs, targets):
         kept = weights.nonzero().squeeze(1)
         # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
         kept = kept if len(kept) else kept.new_zeros(1)
-        weights, kept = weights[kept], kept.to(device)
+        weights, kept = weights[kept], kept.to(device, non_blocking=True)
         inputs, targets = batches.take(inputs, kept), batches.take(targets, kept)
-    return inputs, targets, weights.to(device)
+    return inputs, targets, weights.to(device, non_blocking=True)
 
 
 class MSGD:

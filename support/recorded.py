@@ -75,7 +75,7 @@ def planned(name: str) -> Planned:
     Raises PlanError for the plan, and RecordError for a record that is damaged, belongs to no plan or another, or to
     this one as it read before it was changed.
     """
-    page.used("plans", name)
+    page.used("records", f"plans/{name}")
     plan = plans.read(_root().parent / "plans" / f"{name}.toml")
     page.used("records", f"{plan.preset}/{plan.scale}")
     runs = {}

@@ -1,8 +1,8 @@
 r"""Eigenvalues of a symmetric d x d operator from its products alone: the leading pairs with every copy of a repeated
 one, and the density of all of them.
 
-An operator is anything with ``shape`` and ``operator @ u`` for u of shape (d,) or (d, m), in its own type and on its own
-device: `support.curvature`, `support.gradients`, `support.covariances`, or a symmetric torch tensor.
+An operator is anything with ``shape`` and ``operator @ u`` for u of shape (d,) or (d, m), in its own type and on its
+own device: those of `support.curvature`, `support.gradients` and `support.covariances`, or a symmetric torch tensor.
 
 A Krylov space of one start vector contains one vector of every eigenspace, so Lanczos iterations see each eigenvalue
 once, whatever its multiplicity. The other copies are all that is left in the orthogonal complement of the vectors
@@ -36,13 +36,14 @@ def leading(
     """The k eigenpairs of a symmetric operator at one end of its spectrum: "LA" largest, "SA" smallest, "LM" largest in
     magnitude; the most extreme first, each as often as its multiplicity.
 
-    start: vectors (d,) or (d, m) that span about the wanted space, such as those found before the parameters moved a
-    little; saves products.  tolerance: relative error of the eigenvalues at which the iterations stop, in (0, 1) (None:
-    √ε of the operator's type). Up to d = 300, and for k > d/2, by dense eigendecomposition. Above, by Lanczos
-    iterations (ARPACK), and once more in the orthogonal complement as long as that may hold a further copy; where it
-    holds none, this takes about a third more products to see. The same call gives the same numbers. Raises Refused for
-    k out of range or above the operator's rank, an unknown end, a tensor that is not symmetric or not square, a
-    tolerance out of range, a start of another length, or iterations that do not converge; NotFinite; WrongType.
+    tolerance: relative error of the eigenvalues at which the iterations stop, at most 1/2 (None: √ε of the operator's
+    type).  start: vectors (d,) or (d, m) that span about the wanted space, such as those found before the parameters
+    moved a little; saves products. Up to d = 300, and for k > d/2, by dense eigendecomposition. Above, by Lanczos
+    iterations (ARPACK), and again in the orthogonal complement of what was found, as long as that holds more (with a
+    start: another copy); to see that it holds nothing takes about a third more products. The same call gives the same
+    numbers. Raises Refused for k out of range or above the operator's rank, an unknown end, a tensor that is not
+    symmetric or not square, a tolerance out of range, a start of another length, or iterations that do not converge;
+    NotFinite; WrongType.
 
     >>> leading(torch.diag(torch.tensor([1.0, 3.0, 3.0, -4.0])), 2).values
     tensor([3., 3.])
@@ -50,7 +51,10 @@ def leading(
     d, like = _size(operator), _like(operator)
     most = getattr(operator, "rank", d)
     which = choice("which", which, _EXTREME)
-    k = integer("k", k, 1, most, f"a {d} x {d} matrix of rank {most} at most has 1 ≤ k ≤ {most} such eigenpairs")
+    if not 1 <= integer("k", k) <= most:
+        raise Refused(
+            f"k = {k} eigenpairs cannot be had from a {d} x {d} matrix of rank {most} at most: choose 1 ≤ k ≤ {most}"
+        )
     epsilon = float(torch.finfo(like.dtype).eps)
     tolerance = epsilon**0.5 if tolerance is None else real("tolerance", tolerance, above=0, high=0.5)
     if start is not None and (tensor("start", start).ndim not in (1, 2) or len(start) != d):
@@ -61,8 +65,7 @@ def leading(
         dense = operator if torch.is_tensor(operator) else _dense(operator, like)
         values, vectors = np.linalg.eigh(_finite(dense).double().cpu().numpy())
     else:
-        product = lambda u: _finite(operator @ torch.as_tensor(u).to(like)).double().cpu().numpy()
-        values, vectors = _lanczos(product, d, k, which, start, tolerance, epsilon)
+        values, vectors = _lanczos(_product(operator, like), d, k, which, start, tolerance, epsilon)
     order = np.argsort(-_EXTREME[which](values))[:k]
     return Spectrum(
         *(torch.as_tensor(np.ascontiguousarray(found)).to(like) for found in (values[order], vectors[:, order]))
@@ -73,34 +76,51 @@ def leading(
 
 
 def _lanczos(product: Callable, d: int, k: int, which: str, start, tolerance: float, epsilon: float):
-    """k eigenpairs, with every copy of those that are more extreme than the k-th by more than twice the tolerance."""
-    rng = np.random.default_rng(0)
+    """k eigenpairs, with every copy of those that are more extreme than the k-th by more than the tolerance."""
+    rng, norm = np.random.default_rng(0), 0.0
+
+    def watched(u):
+        nonlocal norm
+        image = product(u)
+        norm = max(norm, np.linalg.norm(image) / max(np.linalg.norm(u), 1e-300))
+        return image
+
     v0 = rng.standard_normal(d) / d**0.5
     room = max(2 * k, k + 20) if start is None else k + max(3, k // 2)
     if start is not None:
         # a Krylov space that starts inside the wanted one fills it first; a little of everything else finds what has
         # come up since
         v0 = start.double().reshape(d, -1).sum(1).cpu().numpy() + 0.01 * v0
-    values, vectors = _arpack(product, d, k, which, v0, room, tolerance)
+    values, vectors = _arpack(watched, d, k, which, v0, room, tolerance)
     while True:
         extreme = _EXTREME[which](values)
         order = np.argsort(-extreme)[:k]
         values, vectors, extreme = values[order], vectors[:, order], extreme[order]
-        margin = max(tolerance * abs(values[-1]), 100 * epsilon * np.abs(values).max())
-        repeated = extreme[extreme > extreme[-1] + 2 * margin]  # those of which another copy would belong to the k
+        margin = max(tolerance * abs(values[-1]), 100 * epsilon * norm)
+        repeated = extreme[extreme > extreme[-1] + margin]  # another copy of these would belong to the k
         if not len(repeated):
             return values, vectors
-        away = lambda u, vectors=vectors: u - vectors @ (vectors.T @ u)
-        inside = lambda u, away=away: away(product(away(u)))
-        v0 = away(rng.standard_normal(d))
-        if not _holds_more(inside, v0, which, extreme[-1] + margin, repeated[-1] - margin / 2):
+        far = {"LA": -2.0, "SA": 2.0, "LM": 0.0}[which] * norm  # what was found moves to the unwanted end
+
+        def rest(u, vectors=vectors, far=far):
+            along = vectors.T @ u
+            image = watched(u - vectors @ along)
+            return image + vectors @ (far * along - vectors.T @ image)
+
+        v0 = rng.standard_normal(d)
+        v0 -= vectors @ (vectors.T @ v0)
+        sure = repeated[-1] - margin / 2
+        # who follows a moving matrix looks often: what came up beyond the k-th is found by one of the next looks
+        bound = sure if start is not None else min(sure, extreme[-1] + margin)
+        if not _holds(rest, v0, which, bound, sure):
             return values, vectors
-        # what was found is moved to the unwanted end, where it cannot be found again
-        far = {"LA": -2.0, "SA": 2.0, "LM": 0.0}[which] * np.abs(values).max()
-        deflated = lambda u, inside=inside, far=far, vectors=vectors: inside(u) + far * (vectors @ (vectors.T @ u))
         count = len(repeated)
-        more = _arpack(deflated, d, count, which, v0, max(2 * count, count + 20), tolerance)
-        values, vectors = np.append(values, more[0]), np.hstack([vectors, more[1]])
+        more = _arpack(rest, d, count, which, v0, max(2 * count, count + 20), tolerance)
+        if _EXTREME[which](more[0]).max() <= extreme[-1]:
+            return values, vectors
+        # as few digits as the tolerance asks for would leave them oblique to what is there
+        fresh = np.linalg.qr(more[1] - vectors @ (vectors.T @ more[1]))[0]
+        values, vectors = np.append(values, more[0]), np.hstack([vectors, fresh])
 
 
 def _arpack(product: Callable, d: int, k: int, which: str, v0: np.ndarray, room: int, tolerance: float):
@@ -121,16 +141,16 @@ def _arpack(product: Callable, d: int, k: int, which: str, v0: np.ndarray, room:
         return np.zeros(k), np.eye(d, k)  # the operator is zero
 
 
-def _holds_more(product: Callable, v0: np.ndarray, which: str, bound: float, expected: float) -> bool:
-    """Whether Lanczos iterations from v0 find an eigenvalue more extreme than ``bound``. They stop where there can be
-    none at ``expected`` or beyond, unless v0 has less than a thousandth of its usual component along its eigenvector.
+def _holds(product: Callable, v0: np.ndarray, which: str, bound: float, sure: float) -> bool:
+    """Whether Lanczos iterations from v0 find an eigenvalue more extreme than ``bound``. They stop where none can be
+    more extreme than ``sure``, unless v0 has less than a thousandth of its usual component along its eigenvector.
 
     With the Lanczos vectors q_j = p_j(A) v0, an eigenvector u of eigenvalue λ has ⟨u, q_j⟩ = p_j(λ) ⟨u, v0⟩, and these
     numbers have squares that sum to 1 at most: ⟨u, v0⟩² ≤ 1/Σ p_j(λ)². Beyond all Ritz values the sum grows with |λ|.
     """
     from scipy.linalg import eigvalsh_tridiagonal
 
-    d, ends = len(v0), np.array({"LA": [1.0], "SA": [-1.0], "LM": [1.0, -1.0]}[which]) * expected
+    d, ends = len(v0), np.array({"LA": [1.0], "SA": [-1.0], "LM": [1.0, -1.0]}[which]) * sure
     q, before, across = v0 / np.linalg.norm(v0), np.zeros(d), 0.0
     diagonal, off = [], []
     here, last, total = np.ones_like(ends), np.zeros_like(ends), np.ones_like(ends)
@@ -169,9 +189,14 @@ def _size(operator) -> int:
 
 def _like(operator) -> torch.Tensor:
     """A tensor of the operator's type, on its device."""
-    if hasattr(operator, "gradients"):
+    if not hasattr(operator, "dtype"):
         return operator.gradients.theta
-    return torch.empty(0, dtype=getattr(operator, "dtype", None), device=getattr(operator, "device", None))
+    return torch.empty(0, dtype=operator.dtype, device=operator.device)
+
+
+def _product(operator, like: torch.Tensor) -> Callable:
+    """The product as a function of arrays in double precision, computed in the operator's type."""
+    return lambda u: _finite(operator @ torch.as_tensor(u).to(like)).double().cpu().numpy()
 
 
 def _dense(operator, like: torch.Tensor) -> torch.Tensor:

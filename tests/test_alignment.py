@@ -17,9 +17,11 @@ from support.alignment import (
     indicator,
     likeness,
 )
-from support.curvature import GaussNewton, Hessian, leading
+from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import GaussianFisher, MiniBatch
+from support.spectra import leading
 
 torch.set_num_threads(1)
 
@@ -33,7 +35,8 @@ def linear(n=12, k=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = torch.nn.Linear(k, 1, bias=False).double()
     x = torch.randn(n, k, generator=generator, dtype=torch.float64)
-    return GradientMatrix(model, squares, x, torch.randn(n, 1, generator=generator, dtype=torch.float64), chunk=5)
+    y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    return GradientMatrix(EmpiricalRisk(model, squares, (x, y), chunk=5))
 
 
 def classifier(n=30, seed=0):
@@ -42,12 +45,13 @@ def classifier(n=30, seed=0):
     model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
     x, y = torch.randn(n, 4, generator=generator, dtype=torch.float64), torch.randint(0, 3, (n,), generator=generator)
     theta = torch.randn(sum(p.numel() for p in model.parameters()), generator=generator, dtype=torch.float64)
-    return GradientMatrix(model, torch.nn.CrossEntropyLoss(reduction="none"), x, y, theta=theta, chunk=11)
+    loss = torch.nn.CrossEntropyLoss(reduction="none")
+    return GradientMatrix(EmpiricalRisk(model, loss, (x, y), theta=theta, chunk=11))
 
 
 def dense_hessian(gradients):
-    whole = slice(0, gradients.n)
-    return torch.autograd.functional.hessian(lambda theta: gradients.losses_at(theta, whole).mean(), gradients.theta)
+    risk, whole = gradients.risk, slice(0, gradients.n)
+    return torch.autograd.functional.hessian(lambda theta: risk.losses_at(theta, whole).mean(), risk.theta)
 
 
 @pytest.mark.parametrize("law", [MiniBatch(30, 4), MiniBatch(30, 4, replace=False), GaussianFisher(30, 4)], ids=str)
@@ -56,7 +60,7 @@ def test_exact_numbers_equal_those_of_dense_matrices(law):
     covariance, H = gradients.covariance(law), dense_hessian(gradients)
     C = covariance.dense()
     values, vectors = torch.linalg.eigh(H)
-    operator = Hessian.of(gradients)
+    operator = Hessian(gradients.risk)
     ours = alignment(operator, covariance, leading(operator, 2))
     u = vectors[:, -1]
     dense = [H.trace(), C.trace(), (H @ C).trace(), values[-1], u @ C @ u]
@@ -68,7 +72,7 @@ def test_exact_numbers_equal_those_of_dense_matrices(law):
 
 def test_ratio_does_not_depend_on_the_batch_size():
     gradients = classifier()
-    operator = Hessian.of(gradients)
+    operator = Hessian(gradients.risk)
     pairs = leading(operator, 1)
     small, large = (alignment(operator, gradients.covariance(MiniBatch(30, b)), pairs) for b in (1, 10))
     assert small.trace_product == pytest.approx(10 * large.trace_product)
@@ -98,7 +102,7 @@ def test_proportional_matrices_have_coefficient_one():
 @pytest.mark.parametrize("known", [0, 3])
 def test_estimated_indicator_covers_the_exact_one(known):
     gradients = classifier()
-    operator = Hessian.of(gradients)
+    operator = Hessian(gradients.risk)
     operator, covariance = operator.dense(), gradients.covariance(MiniBatch(30, 4))
     exact = float(indicator(operator, covariance))
     pairs = leading(operator, known) if known else None
@@ -112,7 +116,7 @@ def test_estimated_indicator_covers_the_exact_one(known):
 
 def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
     gradients = classifier()
-    operator, covariance = Hessian.of(gradients), gradients.covariance(MiniBatch(30, 4))
+    operator, covariance = Hessian(gradients.risk), gradients.covariance(MiniBatch(30, 4))
     widths = []
     for k in (1, gradients.d):
         estimate = estimate_indicator(
@@ -125,7 +129,7 @@ def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
 
 def test_estimated_alignment_covers_the_exact_one():
     gradients = classifier()
-    operator, covariance = GaussNewton.of(gradients), gradients.covariance(MiniBatch(30, 4))
+    operator, covariance = GaussNewton(gradients.risk), gradients.covariance(MiniBatch(30, 4))
     operator = Dense(operator.dense(), operator)
     pairs = leading(operator.dense(), 2)
     exact = alignment(operator, covariance, pairs)
@@ -144,7 +148,7 @@ def test_sharpness_of_a_quadratic_is_half_the_trace_times_the_variance():
     gradients = linear()
     H = dense_hessian(gradients)
     sigma = 0.7  # no small number: the formula is exact here
-    estimate = expected_sharpness(gradients, sigma, 10_000, torch.Generator().manual_seed(1))
+    estimate = expected_sharpness(gradients.risk, sigma, 10_000, torch.Generator().manual_seed(1))
     assert float(estimate.low) <= sigma**2 / 2 * float(H.trace()) <= float(estimate.high)
     assert float(estimate.high - estimate.low) < 0.1 * float(estimate.value)
     # a pair's mean is νᵀHν/2, without the slope: its spread is that of the quadratic form alone
@@ -155,7 +159,7 @@ def test_sharpness_of_a_quadratic_is_half_the_trace_times_the_variance():
 def test_paired_and_plain_draws_estimate_the_same_and_pairs_are_sharper():
     gradients = classifier()
     paired, plain = (
-        expected_sharpness(gradients, 0.05, 4000, torch.Generator().manual_seed(2), paired=paired)
+        expected_sharpness(gradients.risk, 0.05, 4000, torch.Generator().manual_seed(2), paired=paired)
         for paired in (True, False)
     )
     assert paired.probes == 2000 and plain.probes == 4000
@@ -166,14 +170,14 @@ def test_paired_and_plain_draws_estimate_the_same_and_pairs_are_sharper():
 def test_absolute_sharpness_measures_the_gradient_where_there_is_one():
     gradients = classifier()
     sigma = 1e-4
-    estimate = expected_sharpness(gradients, sigma, 5000, torch.Generator().manual_seed(3), absolute=True)
+    estimate = expected_sharpness(gradients.risk, sigma, 5000, torch.Generator().manual_seed(3), absolute=True)
     slope = sigma * (2 / np.pi) ** 0.5 * float(gradients.mean.norm())
     assert float(estimate.low) * 0.999 <= slope <= float(estimate.high) * 1.001
 
 
 def test_likeness_of_dense_matrices_and_operators():
     gradients = classifier()
-    operator, fisher = Hessian.of(gradients), gradients.fisher()
+    operator, fisher = Hessian(gradients.risk), gradients.fisher()
     A, B = fisher.dense(), dense_hessian(gradients)
     exact = likeness(fisher, operator)
     assert exact.intervals is None
@@ -199,8 +203,8 @@ def test_likeness_of_dense_matrices_and_operators():
 
 def test_bad_input_is_refused_with_the_remedy():
     gradients, generator = classifier(), torch.Generator().manual_seed(0)
-    operator, covariance = Hessian.of(gradients), gradients.covariance(MiniBatch(30, 4))
-    other = leading(Hessian.of(linear()), 1)
+    operator, covariance = Hessian(gradients.risk), gradients.covariance(MiniBatch(30, 4))
+    other = leading(Hessian(linear().risk), 1)
     with pytest.raises(ValueError, match=r"they must be \(43, 43\) and \(43,\)"):
         alignment(operator, covariance, other)
     with pytest.raises(ValueError, match="draw at least 2"):
@@ -211,18 +215,18 @@ def test_bad_input_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="use more probes"):
         estimate_alignment(Dense(-operator.dense(), operator), covariance, leading(operator, 1), 5, generator)
     with pytest.raises(ValueError, match="sigma > 0"):
-        expected_sharpness(gradients, 0.0, 10, generator)
+        expected_sharpness(gradients.risk, 0.0, 10, generator)
     with pytest.raises(ValueError, match="paired=False"):
-        expected_sharpness(gradients, 0.1, 11, generator)
+        expected_sharpness(gradients.risk, 0.1, 11, generator)
     with pytest.raises(ValueError, match="draw at least 2"):
-        expected_sharpness(gradients, 0.1, 2, generator)
+        expected_sharpness(gradients.risk, 0.1, 2, generator)
     with pytest.raises(ValueError, match="matrices of one size"):
         likeness(flat, flat[1:, 1:])
     with pytest.raises(ValueError, match="second matrix is zero"):
         likeness(flat + 1, flat)
     with pytest.raises(ValueError, match="first matrix is zero"):
         likeness(flat, flat + 1)
-    with pytest.raises(ValueError, match="level = 2 is no probability"):
+    with pytest.raises(ValueError, match="confidence = 2 is no probability"):
         likeness(flat + 1, flat + 1, probes=5, generator=generator, level=2)
     with pytest.raises(ValueError, match="at least 3 probes"):
         likeness(flat, flat + 1, probes=2, generator=generator)
@@ -234,11 +238,11 @@ class Dense(Hessian):
     """A curvature operator whose products are those of a matrix at hand."""
 
     def __init__(self, matrix, operator):
-        self._set(operator.gradients, False)
+        super().__init__(operator.risk)
         self.matrix = matrix
 
-    def __matmul__(self, u):
-        return self.matrix @ u
+    def _times(self, columns):
+        return self.matrix @ columns
 
     def dense(self):
         return self.matrix

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_every_module_has_a_floor():
 
 def test_no_arrow_points_upwards():
     assert upwards(modules()) - ALLOWED == set()
+
+
+def test_no_two_modules_need_each_other():
+    """Nor do more in a circle; a package's list of what it offers stands for its modules."""
+    trees = modules()
+    packages = {name for name in trees if any(other.startswith(f"{name}.") for other in trees)}
+    arrows = {name: imported(tree, trees) - packages - {name} for name, tree in trees.items() if name not in packages}
+    assert len(list(TopologicalSorter(arrows).static_order())) == len(arrows)  # raises CycleError, which names a circle
 
 
 def test_the_package_itself_imports_nothing():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from support.gradients import CoupledLossError, GradientMatrix
+from support.gradients import GradientMatrix
+from support.risk import CoupledLossError, EmpiricalRisk
 from support.sampling import NAMES, FullBatch, GaussianCovariance, MiniBatch, by_name
 
 N = 13
@@ -38,6 +39,10 @@ def problem(network="tanh"):
     )
 
 
+def matrix(model, loss, inputs, targets, **options):
+    return GradientMatrix(EmpiricalRisk(model, loss, (inputs, targets), **options))
+
+
 def reference(model, loss, inputs, targets):
     """The gradient matrix, one backward pass a sample."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -58,14 +63,14 @@ def close(ours, dense, rtol=1e-10):
 def test_products_with_the_gradient_matrix(network, chunk):
     data = problem(network)
     dense = reference(*data)
-    g = GradientMatrix(*data, chunk=chunk)
+    g = matrix(*data, chunk=chunk)
     assert g.shape == tuple(dense.shape)
     w, u = torch.randn(N, dtype=torch.float64), torch.randn(g.d, dtype=torch.float64)
     close(g @ w, dense @ w)
-    close(g.transposed(u), dense.T @ u)
+    close(g.T @ u, dense.T @ u)
     close(g.mean, dense.mean(1))
     close(g.dense(), dense)
-    close(g.losses(), data[1](data[0](data[2]), data[3]).detach())
+    close(g.risk.losses(), data[1](data[0](data[2]), data[3]).detach())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +80,7 @@ def test_the_covariance_of_every_law(name, replace):
     dense = reference(*data)
     law = by_name(name.replace("B]", "5]").replace("]-B", "]-6"), N, 3, replace=replace)
     expected = dense @ torch.tensor(law.covariance.dense()) @ dense.T
-    operator = GradientMatrix(*data, chunk=4).covariance(law)
+    operator = matrix(*data, chunk=4).covariance(law)
     several = torch.randn(operator.shape[0], 2, dtype=torch.float64)
     close(operator @ several, expected @ several)
     close(operator.dense(), expected)
@@ -85,7 +90,7 @@ def test_the_covariance_of_every_law(name, replace):
 
 def test_fisher_and_equation_1_of_wu():
     data = problem("convolution")
-    dense, g = reference(*data), GradientMatrix(*data)
+    dense, g = reference(*data), matrix(*data)
     fisher = dense @ dense.T / N
     close(g.fisher().dense(), fisher)
     mean = dense.mean(1)
@@ -96,20 +101,21 @@ def test_fisher_and_equation_1_of_wu():
 
 @pytest.mark.parametrize("name", ["MSGD-Cov", "MSGD-Fisher"])
 def test_draws_and_estimates_have_the_covariance(name):
-    """Trace within its interval at level 1 - 1e-6, and all coordinates of the diagonal within theirs (level divided
-    among them).
+    """Trace within its interval at confidence 1 - 1e-6, and all coordinates of the diagonal within theirs, whose errors
+    share 1e-6.
     """
-    operator = GradientMatrix(*problem()).covariance(by_name(name, N, 3))
-    trace = operator.estimate_trace(300, torch.Generator().manual_seed(0), level=1 - 1e-6)
+    operator = matrix(*problem()).covariance(by_name(name, N, 3))
+    trace = operator.estimate_trace(300, torch.Generator().manual_seed(0), confidence=1 - 1e-6)
     assert trace.low <= operator.trace() <= trace.high
     assert trace.high - trace.low < operator.trace()
-    diagonal = operator.estimate_diagonal(300, torch.Generator().manual_seed(0), level=1 - 1e-6 / operator.shape[0])
+    each = 1 - 1e-6 / operator.shape[0]
+    diagonal = operator.estimate_diagonal(300, torch.Generator().manual_seed(0), confidence=each)
     assert ((diagonal.low <= operator.diagonal() + 1e-15) & (operator.diagonal() <= diagonal.high + 1e-15)).all()
 
 
 def test_an_interval_is_not_there_by_luck():
     """A trace wrong by a factor 1.5 is outside the interval that holds the right one."""
-    operator = GradientMatrix(*problem()).covariance(GaussianCovariance(N, 3))
+    operator = matrix(*problem()).covariance(GaussianCovariance(N, 3))
     trace = operator.estimate_trace(2000, torch.Generator().manual_seed(0))
     assert not trace.low <= 1.5 * operator.trace() <= trace.high
 
@@ -119,7 +125,7 @@ def test_leading_eigenvectors_through_scipy():
 
     data = problem()
     dense = reference(*data)
-    operator = GradientMatrix(*data).covariance(MiniBatch(N, 2))
+    operator = matrix(*data).covariance(MiniBatch(N, 2))
     ours = eigsh(operator.to_scipy(), k=3, return_eigenvectors=False)
     expected = torch.linalg.eigvalsh(dense @ torch.tensor(MiniBatch(N, 2).covariance.dense()) @ dense.T)[-3:]
     close(torch.tensor(sorted(ours)), expected, rtol=1e-8)
@@ -128,11 +134,11 @@ def test_leading_eigenvectors_through_scipy():
 def test_theta_is_where_one_says():
     model, loss, inputs, targets = problem()
     theta = torch.cat([p.detach().flatten() for p in model.parameters()]) * 1.5
-    moved = GradientMatrix(model, loss, inputs, targets, theta=theta).mean
+    moved = matrix(model, loss, inputs, targets, theta=theta).mean
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)
-    close(moved, GradientMatrix(model, loss, inputs, targets).mean)
+    close(moved, matrix(model, loss, inputs, targets).mean)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -148,7 +154,7 @@ def test_coupled_losses_are_refused(layer, message):
     _, loss, inputs, targets = problem()
     model = nn.Sequential(layer(), nn.Linear(16, 3)).double()
     with pytest.raises(CoupledLossError, match=message):
-        GradientMatrix(model, loss, inputs[:4], targets[:4])
+        matrix(model, loss, inputs[:4], targets[:4])
 
 
 class Centred(nn.Module):
@@ -161,67 +167,67 @@ class Centred(nn.Module):
 def test_a_coupling_without_a_name_is_found():
     _, loss, inputs, targets = problem()
     with pytest.raises(CoupledLossError, match=r"changes by .* with the batch it is in"):
-        GradientMatrix(nn.Sequential(Centred(), nn.Linear(16, 3)).double(), loss, inputs, targets)
+        matrix(nn.Sequential(Centred(), nn.Linear(16, 3)).double(), loss, inputs, targets)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (
-            lambda m, f, x, y: GradientMatrix(m, nn.functional.cross_entropy, x, y),
+            lambda m, f, x, y: matrix(m, nn.functional.cross_entropy, x, y),
             ValueError,
-            r"shape \(\) for 4 samples.*not their mean",
+            r"shape \(\) for 13 samples.*not their mean",
         ),
-        (lambda m, f, x, y: GradientMatrix(m, f, x[:0], y[:0]), ValueError, "0 inputs .* at least one sample"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y[:3]), ValueError, "13 inputs came with 3 targets"),
-        (lambda m, f, x, y: GradientMatrix(m, f, x, y, chunk=0), ValueError, "chunk = 0"),
+        (lambda m, f, x, y: matrix(m, f, x[:0], y[:0]), ValueError, "0 inputs .* at least one sample"),
+        (lambda m, f, x, y: matrix(m, f, x, y[:3]), ValueError, "13 inputs came with 3 targets"),
+        (lambda m, f, x, y: matrix(m, f, x, y, chunk=0), ValueError, "chunk = 0"),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y, theta=torch.zeros(5)),
+            lambda m, f, x, y: matrix(m, f, x, y, theta=torch.zeros(5)),
             ValueError,
             r"theta has shape \(5,\): it must be \(123,\)",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y) @ torch.ones(5),
+            lambda m, f, x, y: matrix(m, f, x, y) @ torch.ones(5),
             ValueError,
-            r"weights has shape \(5,\): it must be \(13,\)",
+            r"direction has shape \(5,\): it must be \(13,\)",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).transposed(torch.ones(5)),
-            ValueError,
-            r"direction has shape \(5,\)",
-        ),
-        (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher() @ torch.ones(5),
+            lambda m, f, x, y: matrix(m, f, x, y).T @ torch.ones(5),
             ValueError,
             r"direction has shape \(5,\)",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).covariance(MiniBatch(5, 2)),
+            lambda m, f, x, y: matrix(m, f, x, y).fisher() @ torch.ones(5),
+            ValueError,
+            r"direction has shape \(5,\)",
+        ),
+        (
+            lambda m, f, x, y: matrix(m, f, x, y).covariance(MiniBatch(5, 2)),
             ValueError,
             "n = 5 samples, the gradient matrix has 13",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().dense(limit_bytes=100),
+            lambda m, f, x, y: matrix(m, f, x, y).fisher().dense(limit_bytes=100),
             ValueError,
             "dense 123 x 123 .*operator @ u",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()),
+            lambda m, f, x, y: matrix(m, f, x, y).fisher().estimate_trace(1, torch.Generator()),
             ValueError,
             "probes = 1",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x, y).fisher().estimate_diagonal(9, torch.Generator(), level=95),
+            lambda m, f, x, y: matrix(m, f, x, y).fisher().estimate_diagonal(9, torch.Generator(), confidence=95),
             ValueError,
-            "level = 95",
+            "confidence = 95",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m.requires_grad_(False), f, x, y),
+            lambda m, f, x, y: matrix(m.requires_grad_(False), f, x, y),
             ValueError,
             "Sequential has no parameter that requires a gradient",
         ),
         (
-            lambda m, f, x, y: GradientMatrix(m, f, x * float("inf"), y).mean,
+            lambda m, f, x, y: matrix(m, f, x * float("inf"), y).mean,
             FloatingPointError,
             "123 of 123 numbers .* not finite",
         ),
@@ -261,10 +267,10 @@ def test_modules_that_torch_cannot_batch_or_push_forward_are_taken_sample_by_sam
     model = network().to(kind)
     _, loss, inputs, targets = problem()
     data = (model, loss, inputs.to(kind), targets)
-    dense, g = reference(*data), GradientMatrix(*data, chunk=5)
+    dense, g = reference(*data), matrix(*data, chunk=5)
     u, atol = torch.ones(g.d, dtype=kind), 1e-5 if kind == torch.float32 else 1e-12
     torch.testing.assert_close(g.dense(), dense, rtol=1e-4, atol=atol)
-    torch.testing.assert_close(g.transposed(u), dense.T @ u, rtol=1e-4, atol=atol)
+    torch.testing.assert_close(g.T @ u, dense.T @ u, rtol=1e-4, atol=atol)
     torch.testing.assert_close(g @ torch.ones(N, dtype=kind), dense.sum(1), rtol=1e-4, atol=atol)
 
 
@@ -276,6 +282,6 @@ def test_a_large_mean_gradient_does_not_drown_the_noise(offset):
     nn.init.zeros_(model.weight)
     loss = lambda outputs, t: (outputs[:, 0] - t).square() / 2  # noqa: E731
     shifted = (targets + offset).float()
-    C = GradientMatrix(model, loss, torch.ones(400, 1), shifted, chunk=90).covariance(MiniBatch(400, 4))
+    C = matrix(model, loss, torch.ones(400, 1), shifted, chunk=90).covariance(MiniBatch(400, 4))
     exact = float(shifted.double().var(correction=0)) / 4
     assert float(C.trace()) == pytest.approx(exact, rel=2e-3)

@@ -290,7 +290,7 @@ def test_the_valid_call_is_one(module, call):
     plt.close()
 
 
-@pytest.mark.parametrize(("module", "call", "argument", "wrong"), cases())
+@pytest.mark.parametrize(("module", "call", "argument", "wrong"), list(cases()))
 def test_a_value_of_another_kind_is_refused_in_one_line(module, call, argument, wrong):
     with pytest.raises(Refused) as caught:
         called(module, call, **{argument: wrong})

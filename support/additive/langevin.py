@@ -22,8 +22,9 @@ import torch
 from support.additive.noise import AdditiveNoise
 from support.additive.sgd import SgdNoise, flat
 from support.covariances import Diagonal, LowRank
-from support.curvature import Hessian, Spectrum, leading
+from support.curvature import Hessian
 from support.errors import Refused, integer, real
+from support.spectra import Spectrum, leading
 
 
 class Constant(AdditiveNoise):
@@ -103,7 +104,7 @@ class OfHessian(AdditiveNoise):
 
     def eigenpairs(self, model: torch.nn.Module) -> Spectrum:
         """The k eigenpairs of H, from where those of the last look stand."""
-        hessian = Hessian(model, self.sgd.loss, self.sgd.inputs, self.sgd.targets, chunk=self.sgd.chunk, keep=True)
+        hessian = Hessian(self.sgd.risk(model), keep=True)
         start = None if self.covariance is None else self.covariance.vectors
         return leading(hessian, self.k, which=self.which, start=start, tolerance=self.tolerance)
 

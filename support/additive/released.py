@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch.func import grad
 
-from support import batches
 from support.additive import langevin
 from support.additive.noise import AdditiveNoise
 from support.additive.sgd import SgdNoise
 from support.covariances import LowRank
+from support.derivatives import pull
 from support.errors import Refused
-from support.gradients import GradientMatrix
 
 
 class PartitionNoise(SgdNoise):
@@ -52,11 +50,10 @@ class PartitionNoise(SgdNoise):
         return 1 / (self.columns - 1)
 
     def blocks(self, model: torch.nn.Module, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        order = torch.randperm(self.law.n, generator=generator)
-        shuffled = (batches.take(samples, order) for samples in (self.inputs, self.targets))
-        parted = GradientMatrix(model, self.loss, *shuffled, chunk=self.law.b)
-        for batch in parted.parts():
-            yield grad(lambda theta, batch=batch: parted.losses_at(theta, batch).mean())(parted.theta)[:, None]
+        risk, one = self.risk(model), torch.ones(())
+        for batch in torch.randperm(self.law.n, generator=generator).split(self.law.b):
+            mean = pull(lambda theta, batch=batch: risk.losses_at(theta, batch).mean(), risk.theta, one.to(risk.device))
+            yield mean[:, None]
 
 
 class _Silent(AdditiveNoise):

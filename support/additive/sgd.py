@@ -16,7 +16,8 @@ import torch
 from support import batches
 from support.curvature import Spectrum, leading
 from support.errors import Refused, WrongType, instance, integer, real, torch_generator
-from support.gradients import GradientMatrix, NoiseCovariance, PerSampleLoss
+from support.gradients import GradientMatrix, NoiseCovariance
+from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch, sgd_scale
 
 
@@ -57,6 +58,7 @@ class SgdNoise:
         self.law = MiniBatch(n, b, replace=replace)
         self.loss, self.inputs, self.targets = loss, inputs, targets
         self.chunk, self.limit_bytes = integer("chunk", chunk, 1), real("limit_bytes", limit_bytes, above=0)
+        self._risk: EmpiricalRisk | None = None
 
     @property
     def columns(self) -> int:
@@ -68,9 +70,15 @@ class SgdNoise:
         """The number s in ``C = s X Xᵀ``."""
         return float(sgd_scale(self.law.n, self.law.b, self.law.replace))
 
+    def risk(self, model: torch.nn.Module) -> EmpiricalRisk:
+        """The empirical risk where a model is now; what has no gradient matrix is refused at the first look."""
+        if self._risk is None or self._risk.model is not model:
+            self._risk = EmpiricalRisk(model, self.loss, (self.inputs, self.targets), chunk=self.chunk)
+        return self._risk.here()
+
     def gradients(self, model: torch.nn.Module) -> GradientMatrix:
         """The gradient matrix at a model's parameters."""
-        return GradientMatrix(model, self.loss, self.inputs, self.targets, chunk=self.chunk)
+        return GradientMatrix(self.risk(model))
 
     def covariance(self, model: torch.nn.Module) -> NoiseCovariance:
         """The exact C at a model's parameters as an operator."""

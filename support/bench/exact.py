@@ -98,15 +98,16 @@ def section(final: dict) -> str:
 
 _SECTION = """## Exact risks of averaged least squares
 
-{count} steps of the second-moment recursion, against as many products of two d × d matrices. A population of 2d atoms needs two products of
-twice that size, so 4 is the floor of its arithmetic; with Gaussian inputs the diagonal of the second moment suffices, and a step is O(d), less than a product
-as soon as d is large enough to hide the interpreter.
+{count} steps of the second-moment recursion, against as many products of two d × d matrices. A population of 2d atoms
+needs two products of twice that size, so 4 is the floor of its arithmetic; with Gaussian inputs the diagonal of the
+second moment suffices, and a step is O(d), less than a product as soon as d is large enough to hide the interpreter.
 
 | {count} steps / {count} products of d × d matrices | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|
 {steps}
 
-The same recursion as a matrix of d² × d² numbers, raised to the {count}th power, costs O(d⁶); it gives the last second moment only.
+The same recursion as a matrix of d² × d² numbers, raised to the {count}th power, costs O(d⁶); it gives the last second
+moment only.
 
 | {count} steps / Kronecker route | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

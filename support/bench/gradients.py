@@ -21,11 +21,11 @@ def _gradients(network: str, n: int):
 
     from support.experiments import models
     from support.gradients import GradientMatrix
+    from support.risk import EmpiricalRisk
 
     torch.manual_seed(1)
-    return GradientMatrix(
-        getattr(models, network)(), measure.cross_entropy, *measure.images(n, flat=network == "DigitsNet"), chunk=CHUNK
-    )
+    data = measure.images(n, flat=network == "DigitsNet")
+    return GradientMatrix(EmpiricalRisk(getattr(models, network)(), measure.cross_entropy, data, chunk=CHUNK))
 
 
 def product() -> dict:
@@ -76,7 +76,8 @@ def section(final: dict) -> str:
 
 _SECTION = """## The gradient covariance
 
-A product with C costs one forward-mode and one backward pass, and stores no per-sample gradient (LeNet, n = {n}, one thread).
+A product with C costs one forward-mode and one backward pass, and stores no per-sample gradient (LeNet, n = {n}, one
+thread).
 
 | compared | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

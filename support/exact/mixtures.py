@@ -134,7 +134,7 @@ class Mixture:
         return total
 
     def sample(self, size, generator: np.random.Generator) -> np.ndarray:
-        """Draws of X, an array of the shape ``size``, a number or a tuple: only for showing what a simulation would see.
+        """Draws of X, of the shape ``size``, a number or a tuple: only for showing what a simulation would see.
         Raises WrongType for what is no number of draws or no numpy generator.
         """
         size = tuple(integer("size", n, 0) for n in (size if isinstance(size, tuple) else (size,)))

@@ -1,5 +1,4 @@
-"""The command ``python -m support experiments``: list the presets, run them, see how far they are; the queue of plans.
-"""
+"""The command ``python -m support experiments``: presets, their runs, how far they are; the queue of plans."""
 
 from __future__ import annotations
 
@@ -264,8 +263,7 @@ def show_status(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _State:
-    """How far one method of a preset is: seeds with a record, those whose record is damaged, lines on runs under way.
-    """
+    """How far one method of a preset is: seeds with a record, those whose record is damaged, runs under way."""
 
     method: str
     done: list[int]
@@ -312,7 +310,7 @@ def _on_its_way(spec, work: Path) -> str:
     start = spec.method == "start"
     process = files.holder(work / f"{spec.name}.lock")
     try:
-        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt")
+        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt", keys=("steps_done",))
     except checkpoints.CheckpointError as error:
         return str(error)
     if not process and state is None:
@@ -348,13 +346,12 @@ def _plans(names: str | None) -> list:
 
 
 def run_queue(options: argparse.Namespace) -> int:
-    """Make the missing records of the plans until the budget is spent; the exit status is 1 if a run failed on the way.
-    """
+    """Make the missing records of the plans until the budget is spent; exit status 1 if one failed on the way."""
     from support.experiments import data, queue, records, runs
 
     chosen, budget = _plans(options.plans), seconds_of(options.budget)
     output, work = _folder("--output", options.output), _folder("--work", options.work)
-    folders = [_folder("--records", options.records), work / queue.RECORDS]
+    folders = [_folder("--records", options.records, there=options.records != str(RECORDS)), work / queue.RECORDS]
     jobs = queue.missing(chosen, folders, warn=lambda line: _report(line, False))
     if not options.dry_run:
         runs.check_device(options.device)

@@ -10,11 +10,13 @@ import torch
 
 from support import alignment
 from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
-from support.curvature import Hessian, leading
+from support.curvature import Hessian
 from support.errors import instance, integer, real
 from support.experiments.seeding import stream
-from support.gradients import Estimate, GradientMatrix, PerSampleLoss
+from support.gradients import Estimate, GradientMatrix
+from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch
+from support.spectra import leading
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,13 @@ class Measurement:
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict:
         generator = torch.Generator().manual_seed(stream(self.seed, "measurement", str(step)))
-        escape, gradients = self.escape, self._gradients(model)
-        hessian, covariance = Hessian.of(gradients, keep=True), gradients.covariance(self.law)
+        escape, risk = self.escape, self._risk(model)
+        hessian, covariance = Hessian(risk, keep=True), GradientMatrix(risk).covariance(self.law)
         pairs = leading(hessian, escape.eigenpairs, tolerance=0.01)
         first = pairs.vectors[:, 0]
         shaken = {
             name: alignment.expected_sharpness(
-                gradients, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
+                risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
             )
             for name, absolute in (("sharpness", False), ("sharpness_absolute", True))
         }
@@ -134,12 +136,10 @@ class Measurement:
 
     def spectrum(self, model: torch.nn.Module) -> list[float]:
         """The largest eigenvalues of H, in descending order."""
-        return leading(
-            Hessian.of(self._gradients(model), keep=True), self.escape.spectrum, tolerance=0.01
-        ).values.tolist()
+        return leading(Hessian(self._risk(model), keep=True), self.escape.spectrum, tolerance=0.01).values.tolist()
 
-    def _gradients(self, model: torch.nn.Module) -> GradientMatrix:
-        return GradientMatrix(model, self.loss, *self.train, chunk=self.escape.chunk)
+    def _risk(self, model: torch.nn.Module) -> EmpiricalRisk:
+        return EmpiricalRisk(model, self.loss, self.train, chunk=self.escape.chunk)
 
 
 def _ends(estimates: dict[str, Estimate]) -> dict[str, float]:

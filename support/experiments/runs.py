@@ -22,7 +22,7 @@ import torch
 
 from support import additive, files
 from support.errors import integer
-from support.experiments import checkpoints, data, models, records
+from support.experiments import checkpoints, data, models, optimizers, records
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.plans import Plan
 from support.experiments.presets import Preset, PresetError, Setting, preset
@@ -150,9 +150,8 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
         escape = escape and replace(escape, chunk=max(escape.chunk, _AT_ONCE))
     drawn = _data(setting, seed, device)
     model = _model(setting, seed, device, start)
-    optimizer = getattr(torch.optim, setting.optimizer)(
-        model.parameters(), setting.lr, momentum=setting.momentum, weight_decay=setting.weight_decay
-    )
+    knobs = {"momentum": setting.momentum, "weight_decay": setting.weight_decay}
+    optimizer = optimizers.by_name(setting.optimizer, model.parameters(), setting.lr, **knobs)
     sgd, looks = MiniBatch(setting.n, setting.b, replace=setting.replace), escape
     if escape is None:
         looks = Escape(every=setting.additive_every, first_every=setting.additive_every)
@@ -168,11 +167,7 @@ def _data(setting: Setting, seed: int, device: str) -> Data:
     chosen = {"draw_from": setting.draw_from, "corrupted": setting.corrupted, "pixels": setting.pixels}
     images = data.load(setting.dataset)
     parts = data.split(images, setting.n, protocol=setting.protocol, seed=seed, **chosen)
-    flat = setting.model == "DigitsNet"
-    train, test = (
-        (inputs.reshape(len(inputs), -1) if flat else inputs, labels) for inputs, labels in (parts.train, parts.test)
-    )
-    return Data.on(device, train, test, setting.watched)
+    return Data.on(device, parts.train, parts.test, setting.watched)
 
 
 def _model(setting: Setting, seed: int, device: str, start: dict | None) -> torch.nn.Module:
@@ -224,7 +219,8 @@ def start(
         return _found_by_descent(spec, device, {"identity": spec.config, **options})[1]
     kept = work / f"{spec.name}.pt"
     with files.lock(work / f"{spec.name}.lock", wait=True):
-        if (found := checkpoints.load(kept)) is None or (folder and not spec.is_done(folder)):
+        found = checkpoints.load(kept, keys=("identity", "model"))
+        if found is None or (folder and not spec.is_done(folder)):
             on_its_way, begun = work / f"{spec.name}-running.pt", _begun(work / f"{spec.name}.begun")
             own = {"identity": spec.config, "checkpoint": on_its_way, **options}
             done, state, spectrum = _found_by_descent(spec, device, own)

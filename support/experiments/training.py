@@ -259,14 +259,15 @@ class Trainer:
         schedule step.
         """
         inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
-        passes, sums = (inputs, targets, weights, self.chunk, self.ghost), self.sums
+        sums = self.sums
 
         def gradient() -> torch.Tensor:
             nonlocal sums
             self.optimizer.zero_grad(set_to_none=True)
             parts = []
-            for weighted, total in backward_in_chunks(self.model, self.loss, *passes):
-                sums += torch.stack((weighted, total / len(weights)))
+            passes = backward_in_chunks(self.model, self.loss, inputs, targets, weights, self.chunk, self.ghost)
+            for weighted, total in passes:
+                sums += torch.stack((weighted, total / len(inputs)))
                 parts.append(weighted)
             sums = torch.zeros_like(sums)  # an optimiser that asks again is not logged again
             if self.steps_done % self.check_every == 0:

@@ -8,13 +8,17 @@ from torch import nn
 from support.additive import NAMES, SgdNoise, by_name
 from support.curvature import Hessian
 from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
 
 
 def by_hand(name, model, inputs, targets, k):
     """Table 1 from dense matrices."""
-    C = GradientMatrix(model, cross_entropy, inputs, targets).covariance(MiniBatch(N, B)).dense()
-    H, identity = Hessian(model, cross_entropy, inputs, targets).dense(), torch.eye(len(C), dtype=torch.float64)
+    C = GradientMatrix(EmpiricalRisk(model, cross_entropy, (inputs, targets))).covariance(MiniBatch(N, B)).dense()
+    H, identity = (
+        Hessian(EmpiricalRisk(model, cross_entropy, (inputs, targets))).dense(),
+        torch.eye(len(C), dtype=torch.float64),
+    )
 
     def top(matrix, count):
         values, vectors = torch.linalg.eigh(matrix)
@@ -36,7 +40,7 @@ def by_hand(name, model, inputs, targets, k):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lanczos", [False, True])
 def test_every_noise_has_the_covariance_of_table_1(name, lanczos, monkeypatch):
-    monkeypatch.setattr("support.curvature._DENSE", 0 if lanczos else 300)
+    monkeypatch.setattr("support.spectra._DENSE", 0 if lanczos else 300)
     model, *samples = problem()
     options = {"tolerance": 1e-10} if name in ("GLD-Hessian", "GLD-1st-eigenvector") else {}
     noise = by_name(name, sgd_noise(*samples), **options | ({"k": 4} if name in ("GLD-leading", "GLD-Hessian") else {}))

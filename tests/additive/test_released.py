@@ -9,6 +9,7 @@ from support.additive import PartitionNoise, SgdNoise, by_name
 from support.covariances import LowRank
 from support.curvature import Hessian, leading
 from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
 
 
@@ -16,7 +17,7 @@ def test_the_codes_covariance_is_that_of_a_partition_into_batches():
     model, inputs, targets = problem()
     sgd = sgd_noise(inputs, targets, released=True)
     order = torch.randperm(N, generator=random())
-    gradients = GradientMatrix(model, cross_entropy, inputs, targets).dense()[:, order]
+    gradients = GradientMatrix(EmpiricalRisk(model, cross_entropy, (inputs, targets))).dense()[:, order]
     expected = torch.cov(gradients.reshape(-1, N // B, B).mean(2))
     close(sgd.diagonal(model, random()), expected.diagonal())
     pairs, trace = sgd.leading(model, N // B - 1, random())
@@ -30,7 +31,7 @@ def test_the_codes_covariance_is_on_average_that_with_replacement_times_n_over_n
     three partitions.
     """
     model, inputs, targets = problem()
-    gradients = GradientMatrix(model, cross_entropy, inputs[:4], targets[:4])
+    gradients = GradientMatrix(EmpiricalRisk(model, cross_entropy, (inputs[:4], targets[:4])))
     columns = gradients.dense()
     partitions = [[0, 1, 2, 3], [0, 2, 1, 3], [0, 3, 1, 2]]
     average = sum(torch.cov(columns[:, order].reshape(-1, 2, 2).mean(2)) for order in partitions) / 3
@@ -68,7 +69,7 @@ def test_the_codes_leading_noise_is_not_scaled_and_comes_at_every_tenth_step_onl
 def test_the_codes_hessian_noise_exceeds_the_trace_where_curvature_is_negative():
     model, *samples = problem()
     sgd, k = sgd_noise(*samples, released=True), 6
-    pairs = leading(Hessian(model, cross_entropy, *samples), k, which="LM")
+    pairs = leading(Hessian(EmpiricalRisk(model, cross_entropy, tuple(samples))), k, which="LM")
     assert (pairs.values < 0).any() and pairs.values.sum() > 0
     noise = by_name("GLD-Hessian", sgd, released=True, k=k, tolerance=1e-10)
     noise(with_gradients(model, *samples), random())

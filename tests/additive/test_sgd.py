@@ -8,6 +8,7 @@ from torch import nn
 
 from support.additive import PartitionNoise, SgdNoise, by_name
 from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
 
 
@@ -15,7 +16,11 @@ from support.sampling import MiniBatch
 def test_diagonal_and_eigenpairs_are_those_of_the_dense_covariance(replace):
     model, *samples = problem()
     sgd = sgd_noise(*samples, replace=replace)
-    dense = GradientMatrix(model, cross_entropy, *samples).covariance(MiniBatch(N, B, replace=replace)).dense()
+    dense = (
+        GradientMatrix(EmpiricalRisk(model, cross_entropy, tuple(samples)))
+        .covariance(MiniBatch(N, B, replace=replace))
+        .dense()
+    )
     close(sgd.covariance(model).dense(), dense)
     close(sgd.diagonal(model, random()), dense.diagonal())
     pairs, trace = sgd.leading(model, 5, random())

@@ -55,7 +55,7 @@ def test_a_preset_starts_as_it_did(name, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["wu.fig1a", "wu.fig1a.pixels01"])
 def test_a_long_run_starts_as_its_record_says(preset):
-    """SGD, seed 1, at the paper's scale: initialisation, images, batches and 200 steps, against the committed record."""
+    """SGD, seed 1, at the paper's scale: initialisation, images, batches and 200 steps, against the record."""
     try:
         data.load("fashion_mnist")
     except data.DataError as error:

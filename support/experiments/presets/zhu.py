@@ -27,7 +27,7 @@ _DIGITS = {"n": 600, "corrupted": (500, 600)}
 
 
 def _scales(small: dict, **knobs) -> dict[str, Setting]:
-    """The scales of an escape; ``knobs`` are those of its paper scale, ``small`` those of its digits beyond a book's."""
+    """The scales of an escape: ``knobs`` of its paper scale, ``small`` those that its digits have instead."""
     paper = replace(_PAPER, **knobs)
     digits = {"dataset": "digits", "model": "DigitsNet", "init_std": 0.1, "evaluate_every": 50, "watched": 1000}
     brief = replace(
