@@ -4,8 +4,9 @@
 
 A process serves one job. Starting it costs a tenth of a second (and the imports that the job needs), beside pages and
 trainings of seconds to hours; for this nothing that a job leaves behind reaches the next, and one that dies takes no
-other with it. It is spawned, not forked, since a forked torch may hang in its threads: so the function must be found
-by its module's name, and its arguments and result must be picklable.
+other with it. It is not forked from this process, since a forked torch may hang in its threads, but started anew, or
+forked from a process that has imported what jobs need and run nothing (``preload``): so the function must be found by
+its module's name, and its arguments and result must be picklable.
 
 No process outlives the one that started it, however that ends: on Linux the system kills it (`die_with_parent`), and
 elsewhere a thread of its own that waits for the parent's end.
@@ -58,13 +59,19 @@ def run(
     *,
     workers: int = 2,
     timeout: float | None = None,
+    until: float | None = None,
     threads: int = 1,
+    preload: tuple[str, ...] = (),
 ) -> Iterator[Ended]:
     """Call ``function(*call)`` for each call, ``workers`` at a time, and yield an `Ended` as each ends, in any order.
 
     timeout: seconds that a job may take, its process's start included. A job over it is told to stop by
     KeyboardInterrupt (so that it can close what it has open), is killed 15 s later if it has not, and ends with
-    `TimeUp`.  threads: what OMP_NUM_THREADS says in the processes: two threads in each of two are slower than one.
+    `TimeUp`.  until: when all jobs are told to stop in this way, in seconds of `time.time`.  calls may hold None, for
+    "nothing that can begin now": they are asked again when a job has ended.  threads: what OMP_NUM_THREADS says in the
+    processes: two threads in each of two are slower than one.  preload: modules that take seconds to import, such as
+    those that need torch; one process imports them, and does nothing else, so that the jobs' processes can be forked
+    from it.
 
     An exception of the function is the job's error, with a note that names the call and shows where it was raised. A
     process that dies costs its own job alone, which is tried once more and else ends with `Lost`. Ctrl-C, an exception
@@ -83,10 +90,14 @@ def run(
         pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError):
         raise WrongType(f"{function!r} cannot be sent to another process: give a function of a module") from None
-    return _run(function, iter(calls), workers, timeout, threads)
+    last = float("inf") if until is None else time.monotonic() + real("until", until) - time.time()
+    context = multiprocessing.get_context("forkserver" if preload else "spawn")
+    if preload:
+        context.set_forkserver_preload(list(preload))
+    return _run(function, iter(calls), workers, timeout, last, threads, context)
 
 
-def _run(function, calls, workers, timeout, threads) -> Iterator[Ended]:
+def _run(function, calls, workers, timeout, last, threads, context) -> Iterator[Ended]:
     running: dict[connection.Connection, _Job] = {}
     again: list[tuple] = []  # calls whose process died once
     try:
@@ -96,7 +107,7 @@ def _run(function, calls, workers, timeout, threads) -> Iterator[Ended]:
                 call = again.pop() if again else next(calls, None)
                 if call is None:
                     break
-                job = _Job(function, call, timeout, threads, repeated)
+                job = _Job(function, call, timeout, last, threads, repeated, context)
                 running[job.pipe] = job
             if not running:
                 return
@@ -123,13 +134,14 @@ def _run(function, calls, workers, timeout, threads) -> Iterator[Ended]:
 class _Job:
     """One call in a process that was started for it."""
 
-    def __init__(self, function, call: tuple, timeout: float | None, threads: int, repeated: bool):
+    def __init__(
+        self, function, call: tuple, timeout: float | None, last: float, threads: int, repeated: bool, context
+    ):
         self.call, self.timeout, self.repeated = tuple(call), timeout, repeated
         self.start, self.stopping = time.monotonic(), False
-        self.deadline = self.start + (timeout or float("inf"))
+        self.deadline = min(last, self.start + (timeout or float("inf")))
         self.pipe, theirs = multiprocessing.Pipe(duplex=False)
-        spawn = multiprocessing.get_context("spawn")
-        self.process = spawn.Process(target=_serve, args=(theirs, function, self.call))
+        self.process = context.Process(target=_serve, args=(theirs, function, self.call))
         with environment(threads_of(threads)):
             self.process.start()
         theirs.close()  # the process alone holds this end: its death is an end of file here
@@ -157,7 +169,8 @@ class _Job:
         finally:
             self.pipe.close()
         if self.stopping:
-            result, error = None, TimeUp(f"it was stopped at its time limit of {self.timeout:g} s")
+            limit = f" of {self.timeout:g} s" if self.timeout else ""
+            result, error = None, TimeUp(f"it was stopped at its time limit{limit}")
         self.process.join()
         return Ended(self.call, result, error, time.monotonic() - self.start)
 

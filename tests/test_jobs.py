@@ -171,3 +171,25 @@ def test_bad_requests_are_refused_before_any_work():
             jobs.run(square, [(1,)], **wrong)
     with pytest.raises(WrongType, match="cannot be sent to another process"):
         jobs.run(lambda: 1, [()])
+
+
+def test_nothing_begins_before_it_can():
+    """The calls have nothing to give until the first has ended, and are asked again then."""
+    ended, asked = [], []
+
+    def calls():
+        yield (0.1,)
+        while not ended:
+            asked.append(None)
+            yield None
+        yield (0.2,)
+
+    for one in jobs.run(time.sleep, calls(), workers=2):
+        ended.append(one)
+    assert asked and [one.call for one in ended] == [(0.1,), (0.2,)] and not any(one.error for one in ended)
+
+
+def test_all_jobs_are_told_to_stop_at_one_time():
+    """A time that has come already ends a job of ten minutes, which has no time limit of its own."""
+    (ended,) = jobs.run(time.sleep, [(600.0,)], until=time.time())
+    assert isinstance(ended.error, jobs.TimeUp) and "time limit" in str(ended.error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from support.errors import Refused
 
 RECORDS, WORK = Path("notebooks/records"), Path("_build/experiments")
-_MOST_SEEDS, _MOST_THREADS, _MOST_JOBS = 10_000, 1024, 1024
+_MOST_SEEDS, _MOST_THREADS, _MOST_JOBS = 10_000, 256, 256
 
 
 class RequestError(Refused):
@@ -180,27 +180,20 @@ def run_preset(options: argparse.Namespace) -> int:
     planned = plans.read_all()
     show = None if options.jobs == 1 else False
     calls = [(s, plans.plan_of(s, planned), output, work, options.device, options.threads, show) for s in missing]
-    return int(damaged + sum(_report(*done) for done in _in_turn(calls, options.jobs)) > 0)
+    return int(damaged + sum(_report(*done) for done in _in_turn(calls, options.jobs, options.threads)) > 0)
 
 
-def _in_turn(calls: Sequence[tuple], jobs: int) -> Iterator[tuple[str, bool]]:
-    if jobs == 1:
+def _in_turn(calls: Sequence[tuple], workers: int, threads: int) -> Iterator[tuple[str, bool]]:
+    """The lines of runs, one after another in this process, or several at a time."""
+    from support import jobs
+    from support.experiments import queue
+
+    if workers == 1:
         yield from (_one(*call) for call in calls)
         return
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    # a fresh interpreter for each process: a forked torch may hang in its threads
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            for future in as_completed([pool.submit(_one, *call) for call in calls]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise RequestError(
-                "a process was killed, maybe for want of memory: run the same command again, with fewer jobs; it goes "
-                "on from there"
-            ) from None
+    for ended in jobs.run(_one, calls, workers=workers, threads=threads, preload=queue.PRELOAD):
+        spec = ended.call[0]
+        yield ended.result or (f"error: {spec.method} seed {spec.seed}: {ended.error}", False)
 
 
 def _report(line: str, well: bool) -> bool:

@@ -13,10 +13,7 @@ import os
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
 from support import files
@@ -25,9 +22,12 @@ from support.experiments import plans, records
 from support.experiments.plans import Plan
 from support.experiments.runs import START, RunSpec, check_device, record
 from support.experiments.training import OutOfTime
+from support.jobs import TimeUp
+from support.jobs import run as run_jobs
 
 ARCHIVE = "records.tar.gz"
 RECORDS = "records"  # inside the work folder
+PRELOAD = ("support.experiments.runs",)  # torch takes seconds to import, many runs take no more
 _LARGEST = 2**27  # of a member of an archive
 _GRACE_S = 30.0  # for a run to write its checkpoint when time is up
 
@@ -105,15 +105,27 @@ def run(
     """
     check_device(device)
     deadline, tally = time.time() + budget_s, Tally()
-    engine = _Engine(_with_starts(jobs), workers, lambda job: (job.plan, job.spec, work, device, deadline))
+    waiting = _with_starts(jobs)
+    pending = {job.spec for job in waiting if job.spec.method == START}
+
+    def calls() -> Iterator[tuple | None]:
+        while waiting and time.time() < deadline:
+            ready = next((job for job in waiting if job.spec.start not in pending), None)
+            if ready:
+                waiting.remove(ready)
+            yield ready and (ready.plan, ready.spec, work, device, deadline)
+
     try:
-        while engine.busy(accepting=time.time() < deadline) and time.time() < deadline + _GRACE_S:
-            for job, outcome, line in engine.ended():
-                setattr(tally, outcome, getattr(tally, outcome) + (job.spec.method != START or outcome == "failed"))
-                say(line)
-                pack(output / ARCHIVE, work / RECORDS)
+        for ended in run_jobs(_one, calls(), workers=workers, until=deadline + _GRACE_S, preload=PRELOAD):
+            spec = ended.call[1]
+            lost = "late" if isinstance(ended.error, TimeUp) else "failed"
+            outcome, line = ended.result or (lost, f"{lost}: {spec.title}: {ended.error}")
+            pending.discard(spec)  # where a start failed, those that leave from it look for themselves
+            if spec.method != START or outcome == "failed":
+                setattr(tally, outcome, getattr(tally, outcome) + 1)
+            say(line)
+            pack(output / ARCHIVE, work / RECORDS)
     finally:
-        engine.close()
         pack(output / ARCHIVE, work / RECORDS, unfinished=work)
     say(f"{tally.made} of {len(jobs)} records made; they are in {output / ARCHIVE}")
     return tally
@@ -126,55 +138,6 @@ def _with_starts(jobs: Sequence[Job]) -> list[Job]:
         for spec in filter(None, (job.spec.start, job.spec)):
             found.setdefault(spec, Job(job.plan, spec))
     return list(found.values())
-
-
-class _Engine:
-    """Processes of one thread that take jobs in their order; one that waits for a start leaves its turn to others."""
-
-    def __init__(self, jobs: list[Job], workers: int, arguments: Callable[[Job], tuple]):
-        self.waiting, self.running, self.tried = jobs, {}, set()
-        self.workers, self.arguments = workers, arguments
-        self.pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # a fresh interpreter for each process: a forked torch may hang in its threads
-        return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
-
-    def busy(self, accepting: bool) -> bool:
-        """Hand out what can run; whether there is something to wait for."""
-        ahead = {job.spec for job in (*self.running.values(), *self.waiting)}
-        ready = [job for job in self.waiting if accepting and job.spec.start not in ahead]
-        for job in ready[: self.workers - len(self.running)]:
-            self.waiting.remove(job)
-            self.running[self.pool.submit(_one, *self.arguments(job))] = job
-        return bool(self.running)
-
-    def ended(self) -> Iterator[tuple[Job, str, str]]:
-        """The jobs that ended within a second, each with its outcome and a line about it."""
-        ended, _ = wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED)
-        if broken := any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
-            ended = list(self.running)  # one process was killed, and with it the pool
-        for future in ended:
-            job = self.running.pop(future)
-            if not broken or (future.done() and future.exception() is None):
-                yield job, *future.result()
-            elif job.spec in self.tried:
-                yield job, "failed", f"lost: {job.spec.title}: its process was killed twice: give fewer workers"
-            else:
-                self.tried.add(job.spec)
-                self.waiting.insert(0, job)
-        if broken:
-            self.close()
-            self.pool = self._new_pool()
-
-    def close(self) -> None:
-        """End the processes, those that hang too."""
-        processes = list((getattr(self.pool, "_processes", None) or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.join(timeout=0.0 if self.running else 5.0)
-            if process.is_alive():
-                process.kill()
 
 
 def _one(plan: Plan, spec: RunSpec, work: Path, device: str, deadline: float) -> tuple[str, str]:
