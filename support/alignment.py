@@ -321,7 +321,8 @@ def _at_level(estimate: Estimate, level: float) -> Estimate:
     from scipy import stats
 
     factor = float(
-        stats.t.ppf((1 + level) / 2, estimate.probes - 1) / stats.t.ppf((1 + estimate.confidence) / 2, estimate.probes - 1)
+        stats.t.ppf((1 + level) / 2, estimate.probes - 1)
+        / stats.t.ppf((1 + estimate.confidence) / 2, estimate.probes - 1)
     )
     low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
     return replace(estimate, low=low, high=high, confidence=level)
