@@ -9,11 +9,11 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: book test notebooks bench serve lab clean help
+.PHONY: book test notebooks bench extremes gpu serve lab clean help
 
 # one thread a process: two threads in each of two processes are slower than one
-book test notebooks: export OMP_NUM_THREADS := 1
-book test notebooks: export MKL_NUM_THREADS := 1
+book test notebooks extremes: export OMP_NUM_THREADS := 1
+book test notebooks extremes: export MKL_NUM_THREADS := 1
 
 book: $(READY)  ## build the book into _build/html; executes the pages that are stale
 	@$(BIN)/python -m support book --jobs $(JOBS)
@@ -22,13 +22,20 @@ test: $(READY)  ## check the style, run the unit tests, execute every page quick
 	@echo "style"; $(BIN)/ruff check --quiet support tests
 	@echo "unit tests, and tests of the built book"; $(BIN)/python -m pytest tests -n $(JOBS) -rs
 	@echo "every page with its quick parameters"; $(BIN)/python -m support smoke --jobs $(JOBS)
-	@echo "every page against its committed outputs"; $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n $(JOBS) --dist loadfile notebooks
+	@echo "every page against its committed outputs"; SUPPORT_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n $(JOBS) --dist loadfile notebooks
 
-notebooks: $(READY)  ## execute the pages that are stale and refresh the outputs in notebooks/
+notebooks: $(READY)  ## execute the pages that are stale, refresh the outputs in notebooks/ and the README's counts of verdicts
 	@$(BIN)/python -m support notebooks --jobs $(JOBS)
+	@$(BIN)/python -m support counts --write
 
 bench: $(READY)  ## measure how fast the package runs, and write the page that says so
 	@$(BIN)/python -m support bench
+
+extremes: $(READY)  ## execute every page at sampled and extreme valid parameters (long; not part of make test)
+	@$(BIN)/python -m pytest tests/extremes.py
+
+gpu: $(READY)  ## say which recorded runs a GPU would make next, and how long they take
+	@$(BIN)/python -m support experiments queue --device cuda --dry-run
 
 serve:  ## show the built book at http://127.0.0.1:8000 (PORT=... for another)
 	@test -f _build/html/index.html || { echo "no book in _build/html: run 'make book' first" >&2; exit 1; }

@@ -4,6 +4,8 @@ torch generator comes in.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from support.errors import WrongType
@@ -76,10 +78,15 @@ class _Torch:
 
 
 def source(generator):
-    """Wrap a numpy.random.Generator or a torch.Generator. Raises TypeError for anything else, a seed included."""
+    """Wrap a numpy.random.Generator or a torch.Generator. Raises WrongType for anything else, a seed included.
+
+    >>> source(np.random.default_rng(0)).normal((2, 3)).shape
+    (2, 3)
+    """
     if isinstance(generator, np.random.Generator):
         return _Numpy(generator)
-    if type(generator).__module__.partition(".")[0] == "torch" and hasattr(generator, "device"):
+    torch = sys.modules.get("torch")  # whoever has a torch generator has imported it
+    if torch is not None and isinstance(generator, torch.Generator):
         return _Torch(generator)
     raise WrongType(
         f"generator = {generator!r} is no random generator: give numpy.random.default_rng(seed) or "

@@ -1,5 +1,5 @@
-r"""Does the noise look where the loss is curved? Expected sharpness, the indicator Tr(HC), the projection coefficient,
-and how alike two matrices are.
+r"""Does the noise look where the loss is curved? The indicator Tr(HC), the projection coefficient, and how alike two
+matrices are.
 
 Zhu et al. 2019 measure how fast noise of covariance C leaves a minimum of Hessian H by the *indicator* Tr(HC).
 Isotropic noise of the same power, ``C̄ = (Tr C/d) I``, has the indicator Tr H Tr C/d. With h₁, u₁ the first eigenpair
@@ -11,23 +11,25 @@ and for H ⪰ 0 the ratio of the two indicators lies between two numbers that fo
 
     â d (h₁/Tr H)²  ≤  Tr(HC) / (Tr H Tr C/d)  ≤  d h₁/Tr H                    (Proposition 1, repaired)
 
-Ratio, â and bounds do not change when C is multiplied by a number, such as 1/b. Operators are those of
-`support.gradients` and `support.curvature`.
+Ratio, â and bounds do not change when C is multiplied by a number, such as 1/b. C is a
+`support.gradients.NoiseCovariance`, H an operator of `support.operators` or a tensor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from support.errors import Refused
+from support.errors import Refused, WrongType, integer, probability, torch_generator
+from support.intervals import Interval, skewed
 
 if TYPE_CHECKING:  # torch is imported where a function needs it: the record `Alignment` also serves modules without it
     import torch
 
-    from support.curvature import Curvature, Spectrum
-    from support.gradients import Estimate, GradientMatrix, NoiseCovariance
+    from support.gradients import NoiseCovariance
+    from support.spectra import Spectrum
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Alignment:
     u₁ of H.
 
     d: parameters.  trace_hessian: Tr H.  trace_covariance: Tr C.  trace_product: Tr(HC).  largest: h₁.  along: u₁ᵀCu₁.
+    Quotients raise Refused where there is nothing to compare: no noise, or no curvature.
+
+    >>> found = Alignment(d=2, trace_hessian=5.0, trace_covariance=5.0, trace_product=17.0, largest=4.0, along=4.0)
+    >>> found.projection, found.ratio, found.upper_bound
+    (1.0, 1.36, 1.6)
     """
 
     d: int
@@ -53,35 +60,50 @@ class Alignment:
     @property
     def ratio(self) -> float:
         """The indicator Tr(HC) over that of isotropic noise of the same power."""
-        return self.trace_product / self.isotropic
+        return _quotient(self.trace_product, self.isotropic, "Tr H Tr C/d")
 
     @property
     def projection(self) -> float:
         """The projection coefficient â."""
-        return self.along * self.trace_hessian / (self.largest * self.trace_covariance)
+        return _quotient(self.along * self.trace_hessian, self.largest * self.trace_covariance, "h₁ Tr C")
 
     @property
     def lower_bound(self) -> float:
         """``â d (h₁/Tr H)²``, never above `ratio` where H ⪰ 0."""
-        return self.projection * self.d * (self.largest / self.trace_hessian) ** 2
+        return self.projection * self.d * _quotient(self.largest, self.trace_hessian, "Tr H") ** 2
 
     @property
     def upper_bound(self) -> float:
         """``d h₁/Tr H``, never below `ratio` where Tr H > 0: the ratio if all noise went along u₁."""
-        return self.d * self.largest / self.trace_hessian
+        return self.d * _quotient(self.largest, self.trace_hessian, "Tr H")
 
 
 def alignment(hessian, covariance: NoiseCovariance, spectrum: Spectrum) -> Alignment:
-    """All numbers exactly, from per-sample gradients: n + 1 Hessian products for Tr(HC) and d for Tr H.
+    """All numbers exactly, from per-sample gradients: n + 1 Hessian products for Tr(HC), d for Tr H, seven to check.
 
-    hessian: symmetric d x d, anything with ``@`` and ``shape``.  spectrum: ``leading(hessian, k)`` of
-    `support.curvature`, of which the first pair is (h₁, u₁). Raises ValueError for a Hessian or eigenvectors of another
-    size.
+    hessian: symmetric d x d.  spectrum: ``leading(hessian, k)`` of `support.spectra`, of which the first pair is (h₁,
+    u₁). Raises WrongType, or Refused for a Hessian or eigenvectors of another size, and as
+    `support.spectra.refuse_other_pairs`: an asymmetric H, pairs that are not its own, or not its first.
+
+    >>> import torch
+    >>> from support.curvature import Hessian
+    >>> from support.gradients import GradientMatrix
+    >>> from support.risk import EmpiricalRisk
+    >>> from support.sampling import MiniBatch
+    >>> from support.spectra import leading
+    >>> model, inputs = torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> risk = EmpiricalRisk(model, squares, (inputs, torch.ones(2)), theta=torch.zeros(2))
+    >>> hessian, covariance = Hessian(risk), GradientMatrix(risk).covariance(MiniBatch(2, 1))
+    >>> alignment(hessian, covariance, leading(hessian, 1)).projection
+    1.0
     """
+    from support.operators import as_operator
+
     largest, along = _first(hessian, covariance, spectrum)
     return Alignment(
-        d=covariance.gradients.d,
-        trace_hessian=float(_trace(hessian, covariance.gradients)),
+        d=covariance.shape[0],
+        trace_hessian=float(as_operator(hessian).trace()),
         trace_covariance=float(covariance.trace()),
         trace_product=float(indicator(hessian, covariance)),
         largest=largest,
@@ -90,62 +112,60 @@ def alignment(hessian, covariance: NoiseCovariance, spectrum: Spectrum) -> Align
 
 
 class EstimatedAlignment(NamedTuple):
-    """`central`: the numbers at the middle of their intervals.  `intervals`: Estimates of trace_hessian, trace_product,
-    ratio and projection, by name.
+    """`central`: the numbers at the middle of their intervals.  `intervals`: of trace_hessian, trace_product, ratio and
+    projection, by name.
     """
 
     central: Alignment
-    intervals: Mapping[str, Estimate]
+    intervals: Mapping[str, Interval | None]
 
 
 def estimate_alignment(
-    hessian: Curvature,
+    hessian,
     covariance: NoiseCovariance,
     spectrum: Spectrum,
     probes: int,
     generator: torch.Generator,
-    level: float = 0.95,
+    confidence: float = 0.95,
 ) -> EstimatedAlignment:
-    """As `alignment`, with Tr H and Tr(HC) from `probes` draws each: 2·probes Hessian products. What the pairs of
-    `spectrum` contribute is exact.
+    """As `alignment`, with Tr H and Tr(HC) from `probes` draws each: 2·probes Hessian products and seven to check. What
+    the pairs of `spectrum` contribute is exact.
 
-    Tr C, h₁ and u₁ᵀCu₁ are exact. The ratio's interval divides the ends of two intervals of confidence (1 + level)/2
-    (Bonferroni). Student's interval is approximate here, for the draws are quadratic forms of a skewed law: with few
-    known pairs and fewer than ten probes it covers less than it says. Raises ValueError as `alignment` and
-    `estimate_indicator`, and where the interval of Tr H contains 0, which gives no ratio.
+    Tr C, h₁ and u₁ᵀCu₁ are exact. The ratio's interval divides the ends of two intervals of confidence (1 +
+    confidence)/2 (Bonferroni); it is unbounded where the interval of Tr H contains 0, as for a network that is not
+    trained. Without noise or curvature ratio and projection are None. Raises as `alignment` and `estimate_indicator`.
     """
+    from support.spectra import trace_draws
+
+    strict = (1 + probability("confidence", confidence)) / 2
     largest, along = _first(hessian, covariance, spectrum)
-    strict = (1 + level) / 2
-    product = estimate_indicator(hessian, covariance, probes, generator, level, known=spectrum)
-    trace = hessian.estimate_trace(probes, generator, level, known=spectrum)
-    wide_product, wide_trace = _at_level(product, strict), _at_level(trace, strict)
-    if not wide_trace.low > 0:
-        raise Refused(
-            f"{probes} probes leave Tr H in [{float(wide_trace.low):.3g}, {float(wide_trace.high):.3g}], which gives "
-            f"no ratio: use more probes"
-        )
-    power, d = float(covariance.trace()), covariance.gradients.d
-    ends = [
-        d / power * end / bound
-        for end in (wide_product.low, wide_product.high)
-        for bound in (wide_trace.low, wide_trace.high)
-    ]
-    share = along / (largest * power)
+    products = _indicator_draws(hessian, covariance, probes, generator, spectrum)
+    traces = trace_draws(hessian, probes, generator, known=spectrum)
+    product, trace = skewed(products, confidence), skewed(traces, confidence)
+    power, d = float(covariance.trace()), covariance.shape[0]
+    ratio = projection = None
+    if power > 0 and float(trace.value):
+        wide_product, wide_trace = skewed(products, strict), skewed(traces, strict)
+        low, high = -math.inf, math.inf
+        if 0 not in wide_trace:
+            ends = [d / power * float(above / below) for above in wide_product.ends for below in wide_trace.ends]
+            low, high = min(ends), max(ends)
+        ratio = Interval(d / power * float(product.value / trace.value), low, high, confidence, len(traces), "Hall")
+    if power > 0 and largest:
+        share = along / (largest * power)
+        low, high = sorted(share * float(end) for end in trace.ends)
+        projection = Interval(share * float(trace.value), low, high, confidence, len(traces), "Hall")
     return EstimatedAlignment(
         Alignment(d, float(trace.value), power, float(product.value), largest, along),
-        {
-            "trace_hessian": trace,
-            "trace_product": product,
-            "ratio": replace(product, value=d / power * product.value / trace.value, low=min(ends), high=max(ends)),
-            "projection": replace(trace, value=share * trace.value, low=share * trace.low, high=share * trace.high),
-        },
+        {"trace_hessian": trace, "trace_product": product, "ratio": ratio, "projection": projection},
     )
 
 
 def indicator(hessian, covariance: NoiseCovariance) -> torch.Tensor:
     """Tr(HC) exactly, ``a Σ_i ∇ℓ_iᵀH∇ℓ_i + c n² ∇LᵀH∇L`` for weights of covariance aI + c11ᵀ: n + 1 Hessian products,
-    one chunk of gradients at a time.
+    one chunk of gradients at a time. Raises WrongType, or Refused for a Hessian of another size.
     """
+    _refuse_other_sizes(hessian, covariance)
     g, weights = covariance.gradients, covariance.weights
     total = float(weights.a) * sum((columns * (hessian @ columns)).sum() for columns in g.columns())
     return total + float(weights.c) * g.n**2 * (g.mean @ (hessian @ g.mean)) if weights.c else total
@@ -156,73 +176,24 @@ def estimate_indicator(
     covariance: NoiseCovariance,
     probes: int,
     generator: torch.Generator,
-    level: float = 0.95,
+    confidence: float = 0.95,
     *,
     known: Spectrum | None = None,
-) -> Estimate:
+) -> Interval:
     """Tr(HC) = E vᵀHv over `probes` Gaussian draws v of the noise: one backward pass and one Hessian product each, no
-    per-sample gradients; Student interval.
+    per-sample gradients; `support.intervals.skewed`, which says how often it covers.
 
-    known: eigenpairs of H from `support.curvature.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and only what
-    is orthogonal to them is estimated. Raises ValueError for fewer than 2 probes, or a level outside (0, 1).
+    known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and only what is
+    orthogonal to them is estimated. Raises WrongType, or Refused for fewer than 2 probes, a Hessian of another size, or
+    a confidence outside (0, 1).
     """
-    import torch
-
-    from support.gradients import check_probes, student_interval
-
-    check_probes(probes, level)
-    noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
-    exact = 0.0
-    if known is not None:
-        noise = noise - known.vectors @ (known.vectors.T @ noise)
-        exact = known.values @ (known.vectors * (covariance @ known.vectors)).sum(0)
-    return student_interval(exact + (noise * (hessian @ noise)).sum(0), level)
-
-
-def expected_sharpness(
-    gradients: GradientMatrix,
-    sigma: float,
-    draws: int,
-    generator: torch.Generator,
-    *,
-    absolute: bool = False,
-    paired: bool = True,
-    level: float = 0.95,
-) -> Estimate:
-    """``E L(θ+ν) − L(θ)``, ν ~ N(0, σ²I): to second order ``(σ²/2) Tr H`` (Zhu et al. 2019, Section 5.3). Costs `draws`
-    evaluations of the loss.
-
-    absolute: the mean of ``|L(θ+ν) − L(θ)|`` instead, which is about ``σ √(2/π) |∇L|`` where the gradient counts (the
-    authors' released code). paired: draw ν and −ν together and count a pair as one observation; the slope at θ then
-    cancels from the signed mean. Raises ValueError for σ ≤ 0, fewer than 2 observations, an odd number of draws in
-    pairs, or a level outside (0, 1).
-    """
-    import torch
-
-    from support.gradients import check_probes, finite, student_interval
-
-    if not sigma > 0:
-        raise Refused(f"sigma = {sigma} shakes nothing: give sigma > 0, such as 0.01")
-    if paired and draws % 2:
-        raise Refused(f"draws = {draws} is odd: give an even number for pairs ν, −ν, or paired=False")
-    check_probes(draws // 2 if paired else draws, level)
-    theta = gradients.theta
-    here = gradients.losses().mean()
-
-    def change(noise):
-        difference = _mean_loss(gradients, theta + noise) - here
-        return difference.abs() if absolute else difference
-
-    observations = []
-    for _ in range(draws // 2 if paired else draws):
-        noise = sigma * torch.randn(theta.shape, generator=generator, dtype=theta.dtype).to(theta.device)
-        observations.append((change(noise) + change(-noise)) / 2 if paired else change(noise))
-    return student_interval(finite(torch.stack(observations)), level)
+    probability("confidence", confidence)
+    return skewed(_indicator_draws(hessian, covariance, probes, generator, known), confidence)
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two symmetric matrices are. `intervals` is None where the numbers are exact, else (low, high) by name.
+    """How alike two symmetric matrices are. `intervals` is None where the numbers are exact, else an interval by name.
 
     trace_ratio: Tr A/Tr B.  cosine: ⟨A, B⟩/(|A| |B|).  distance: |A − B|/|B|, with ⟨A, B⟩ = Tr(AᵀB) and Frobenius
     norms.
@@ -231,47 +202,40 @@ class Likeness:
     trace_ratio: float
     cosine: float
     distance: float
-    intervals: Mapping[str, tuple[float, float]] | None = None
+    intervals: Mapping[str, Interval] | None = None
 
 
 def likeness(
-    A, B, *, probes: int | None = None, generator: torch.Generator | None = None, level: float = 0.95
+    A, B, *, probes: int | None = None, generator: torch.Generator | None = None, confidence: float = 0.95
 ) -> Likeness:
-    """Compare two d x d matrices: tensors, or operators with ``@``, ``shape`` and ``gradients.theta`` such as those of
-    `support.gradients`.
+    """Compare two symmetric d x d matrices: tensors or operators.
 
     probes: None multiplies by the identity, 2d products, exact; a number draws so many Gaussian vectors from
-    `generator`, with jackknife intervals. Raises ValueError for matrices of different sizes, a zero A or B, fewer than
-    3 probes, probes without a generator, or a level outside (0, 1).
+    `generator`, with jackknife intervals. Raises WrongType, or Refused for matrices of different sizes, a zero A or B,
+    fewer than 3 probes, probes without a generator, or a confidence outside (0, 1).
+
+    >>> import torch
+    >>> likeness(2 * torch.eye(3), torch.eye(3))
+    Likeness(trace_ratio=2.0, cosine=1.0, distance=1.0, intervals=None)
     """
     import torch
     from scipy import stats
 
-    from support.gradients import check_probes
+    from support.operators import as_operator
 
-    check_probes(probes or 3, level)
-    if tuple(A.shape) != tuple(B.shape):
-        raise Refused(f"the matrices are {tuple(A.shape)} and {tuple(B.shape)}: compare matrices of one size")
-    if probes is not None and (probes < 3 or generator is None):
-        raise Refused(
-            f"probes = {probes}, generator = {generator}: give at least 3 probes and a generator to draw them, or "
-            f"probes=None for exact numbers"
-        )
-    like = A if isinstance(A, torch.Tensor) else A.gradients.theta
-    d = A.shape[0]
-    Z = torch.eye(d) if probes is None else torch.randn(d, probes, generator=generator)
-    Z = Z.to(dtype=like.dtype, device=like.device)
+    A, B = as_operator(A), as_operator(B)
+    probability("confidence", confidence)
+    if A.shape != B.shape or A.shape[0] != A.shape[1]:
+        raise Refused(f"the matrices are {A.shape} and {B.shape}: compare square matrices of one size")
+    if probes is None:
+        Z = torch.eye(A.shape[0])
+    else:
+        integer("probes", probes, low=3, why="give at least 3 probes, or probes=None for exact numbers")
+        Z = torch.randn(A.shape[0], probes, generator=torch_generator(generator), device=generator.device)
+    Z = Z.to(dtype=A.dtype, device=A.device)
     AZ, BZ = A @ Z, B @ Z
-    sums = torch.stack(
-        [
-            (Z * AZ).sum(0),
-            (Z * BZ).sum(0),
-            (AZ * BZ).sum(0),
-            AZ.square().sum(0),
-            BZ.square().sum(0),
-            (AZ - BZ).square().sum(0),
-        ]
-    ).double()
+    pairs = ((Z, AZ), (Z, BZ), (AZ, BZ), (AZ, AZ), (BZ, BZ), (AZ - BZ, AZ - BZ))
+    sums = torch.stack([(one * other).sum(0) for one, other in pairs]).double()
     for k, which in ((3, "first"), (4, "second")):
         if not sums[k].any():
             raise Refused(f"the {which} matrix is zero: compare matrices that are not")
@@ -280,56 +244,59 @@ def likeness(
         a, b, ab, aa, bb, gap = total
         return torch.stack([a / b, ab / (aa * bb).sqrt(), (gap / bb).sqrt()])
 
-    values = numbers(sums.sum(1))
-    names = ("trace_ratio", "cosine", "distance")
+    names, values = ("trace_ratio", "cosine", "distance"), numbers(sums.sum(1))
+    exact = dict(zip(names, values.tolist(), strict=True))
     if probes is None:
-        return Likeness(**dict(zip(names, values.tolist(), strict=True)))
+        return Likeness(**exact)
     left_out = torch.stack([numbers(sums.sum(1) - one) for one in sums.T])
-    half = float(stats.t.ppf((1 + level) / 2, probes - 1)) * ((probes - 1) ** 2 / probes * left_out.var(0)).sqrt()
-    intervals = {name: (float(value - h), float(value + h)) for name, value, h in zip(names, values, half, strict=True)}
-    return Likeness(**dict(zip(names, values.tolist(), strict=True)), intervals=intervals)
+    errors = ((probes - 1) ** 2 / probes * left_out.var(0)).sqrt().tolist()
+    t = float(stats.t.ppf((1 + confidence) / 2, probes - 1))
+    intervals = {
+        name: Interval(value, value - t * error, value + t * error, confidence, probes, "jackknife")
+        for (name, value), error in zip(exact.items(), errors, strict=True)
+    }
+    return Likeness(**exact, intervals=intervals)
 
 
 # --- what the above is made of
 
 
+def _indicator_draws(hessian, covariance, probes: int, generator, known) -> torch.Tensor:
+    """Observations vᵀHv whose mean is Tr(HC), shape (probes,)."""
+    import torch
+
+    _refuse_other_sizes(hessian, covariance)
+    integer("probes", probes, low=2, why="draw at least 2 for an interval")
+    torch_generator(generator)
+    noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
+    exact = 0.0
+    if known is not None:
+        noise = noise - known.vectors @ (known.vectors.T @ noise)
+        exact = known.values @ (known.vectors * (covariance @ known.vectors)).sum(0)
+    return exact + (noise * (hessian @ noise)).sum(0)
+
+
 def _first(hessian, covariance, spectrum) -> tuple[float, float]:
     """h₁ and u₁ᵀCu₁."""
-    u, d = spectrum.vectors[:, 0], covariance.gradients.d
-    if tuple(hessian.shape) != (d, d) or len(u) != d:
-        raise Refused(
-            f"the Hessian is {tuple(hessian.shape)} and its eigenvector has shape {tuple(u.shape)}: they must be "
-            f"({d}, {d}) and ({d},)"
-        )
+    from support.spectra import refuse_other_pairs
+
+    _refuse_other_sizes(hessian, covariance)
+    refuse_other_pairs(hessian, spectrum)
+    u = spectrum.vectors[:, 0]
     return float(spectrum.values[0]), float(u @ (covariance @ u))
 
 
-def _trace(hessian, gradients, block: int = 256):
-    """Tr H by d products, a block of unit vectors at a time."""
-    import torch
+def _refuse_other_sizes(hessian, covariance) -> None:
+    from support.gradients import NoiseCovariance
 
-    total, d, theta = 0.0, gradients.d, gradients.theta
-    for start in range(0, d, block):
-        units = torch.zeros(d, min(block, d - start), dtype=theta.dtype, device=theta.device)
-        units[range(start, start + units.shape[1]), range(units.shape[1])] = 1
-        total = total + (units * (hessian @ units)).sum()
-    return total
+    if not isinstance(covariance, NoiseCovariance):
+        raise WrongType(f"covariance is of type {type(covariance).__name__}: give GradientMatrix(risk).covariance(law)")
+    found, wanted = tuple(getattr(hessian, "shape", ())), covariance.shape
+    if found != wanted:
+        raise Refused(f"hessian of shape {found} does not fit the covariance's {wanted}: give both of one risk")
 
 
-def _at_level(estimate: Estimate, level: float) -> Estimate:
-    """The same Student interval at another level."""
-    from scipy import stats
-
-    factor = float(
-        stats.t.ppf((1 + level) / 2, estimate.probes - 1)
-        / stats.t.ppf((1 + estimate.confidence) / 2, estimate.probes - 1)
-    )
-    low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
-    return replace(estimate, low=low, high=high, confidence=level)
-
-
-def _mean_loss(gradients, theta):
-    import torch
-
-    with torch.no_grad():
-        return torch.cat([gradients.losses_at(theta, part) for part in gradients.parts()]).mean()
+def _quotient(above: float, below: float, what: str) -> float:
+    if not below:
+        raise Refused(f"{what} = 0: without noise and curvature there is nothing to compare")
+    return above / below

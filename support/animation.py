@@ -12,7 +12,7 @@ import html as escape
 import io
 from collections.abc import Callable, Iterable
 
-from support.errors import Refused
+from support.errors import Refused, instance, integer, real
 
 
 def gif(
@@ -29,14 +29,30 @@ def gif(
 
     draw: moves artists to a frame and returns them; they must have been made with ``animated=True``. The rest of the
     figure is drawn once. seconds: time of a frame, the last of which is held for ``rest`` seconds; it plays ``plays``
-    times and stops there. colours: size of the palette. Raises ValueError for no frames, or plays < 1.
+    times and stops there. colours: size of the palette. Raises WrongType for another type, Refused for no frames,
+    plays < 1, or times and colours out of range.
+
+    >>> import matplotlib.pyplot as plt
+    >>> fig, ax = plt.subplots(figsize=(1, 1))
+    >>> (dot,) = ax.plot([], [], "o", animated=True)
+    >>> def draw(x):
+    ...     dot.set_data([x], [0.5])
+    ...     return [dot]
+    >>> moving, still = gif(fig, draw, [0.2, 0.8])
+    >>> moving[:3], still[1:4]
+    (b'GIF', b'PNG')
     """
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     from PIL import Image
 
-    if not (frames := list(frames)) or plays < 1:
-        raise Refused(f"{len(frames)} frames, plays = {plays}: an animation needs a frame and plays at least once")
+    instance("fig", fig, Figure, "give a matplotlib figure")
+    instance("draw", draw, Callable, "give a function of a frame that returns the artists it moved")
+    seconds, rest = real("seconds", seconds, above=0), real("rest", rest, above=0)
+    plays, colours = integer("plays", plays, 1), integer("colours", colours, 2, 256)
+    if not (frames := list(instance("frames", frames, Iterable, "give the frames, such as range(10)"))):
+        raise Refused("frames are empty: an animation needs one")
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     background, pictures = canvas.copy_from_bbox(fig.bbox), []
@@ -63,8 +79,14 @@ def gif(
 
 def html(moving: bytes, still: bytes, alt: str) -> str:
     """HTML of an animation with its alternative text; browsers show the still instead where the reader's system asks
-    for reduced motion.
+    for reduced motion. Raises WrongType for what are no bytes, or an alternative text that is none.
+
+    >>> html(b"film", b"frame", "a dot moves")[-66:]
+    'alt="a dot moves" style="max-width: 100%; height: auto"></picture>'
     """
+    for name, content in (("moving", moving), ("still", still)):
+        instance(name, content, bytes, "give what gif returns")
+    instance("alt", alt, str, "say in words what the animation shows")
 
     def uri(kind, content):
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

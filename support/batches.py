@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
 
 import torch
 
@@ -57,6 +58,21 @@ def to(batch, device):
     device(type='meta')
     """
     return mapped(lambda leaf: leaf.to(device), batch)
+
+
+def arguments(model: torch.nn.Module, inputs) -> tuple[tuple, dict]:
+    """How a model takes a batch, as (positional, keyword) arguments: a dict by keyword where ``forward`` takes these
+    names, else whole; a tuple or list one by one; a tensor as it is.
+
+    >>> [len(given) for given in arguments(torch.nn.Bilinear(2, 2, 1), {"input1": 1, "input2": 2})]
+    [0, 2]
+    """
+    if isinstance(inputs, Mapping):
+        names = signature(model.forward).parameters
+        every = any(p.kind is p.VAR_KEYWORD for p in names.values())
+        by_keyword = all(isinstance(key, str) and (every or key in names) for key in inputs)
+        return ((), dict(inputs)) if by_keyword else ((inputs,), {})
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
 
 
 def copied(batch):

@@ -1,35 +1,25 @@
-r"""Curvature of the mean loss ``L = Σ ℓ_i / n`` of a model, matrix-free: the Hessian H, its Gauss-Newton part, and the
-largest eigenpairs of any such matrix.
+r"""Curvature of the mean loss ``L = Σ ℓ_i / n`` of a model, matrix-free: the Hessian H and its Gauss-Newton part.
 
 A product ``H u`` is the derivative of the gradient along u: one more backward pass through the gradient's own graph,
-chunk by chunk. ``H @ U`` with many columns builds that graph once a chunk. Eigenpairs come from Lanczos iterations on
-products (`scipy.sparse.linalg.eigsh`), so that no d x d matrix is stored.
+chunk by chunk. ``H @ U`` with many columns builds that graph once a chunk. `support.spectra` finds eigenpairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.func import grad
 
 from support.derivatives import pull, push, way
-from support.errors import Refused, WrongType, boolean, torch_generator
-from support.gradients import Estimate, GradientMatrix, check_probes, finite, student_interval
+from support.errors import Refused, WrongType, boolean, probability
+from support.gradients import GradientMatrix
+from support.intervals import Interval, skewed, student
 from support.operators import Operator
 from support.risk import EmpiricalRisk, a_risk
+from support.spectra import Spectrum, signs, trace_draws
 
 Product = Callable[[torch.Tensor], torch.Tensor]
-_DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
-
-
-class Spectrum(NamedTuple):
-    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k)."""
-
-    values: torch.Tensor
-    vectors: torch.Tensor
 
 
 class Curvature(Operator):
@@ -71,42 +61,32 @@ class Curvature(Operator):
 
     def estimate_trace(
         self, probes: int, generator: torch.Generator, confidence: float = 0.95, *, known: Spectrum | None = None
-    ) -> Estimate:
-        """The trace, with Student's interval: mean of ``zᵀHz`` over independent vectors z of random signs (Hutchinson).
+    ) -> Interval:
+        """The trace: mean of ``zᵀHz`` over vectors z of random signs (Hutchinson), with its `skewed` interval.
 
         known: eigenpairs from `leading`; their part of the trace is then exact, and only what is orthogonal to them is
         estimated, with far less spread where a few eigenvalues stand out. generator: a torch generator. Raises Refused
         for fewer than 2 probes, or a confidence outside (0, 1).
         """
-        check_probes(probes, confidence)
-        signs = self._signs(probes, generator)
-        exact = 0.0
-        if known is not None:
-            signs = signs - known.vectors @ (known.vectors.T @ signs)
-            exact = known.values.sum()
-        return student_interval(exact + (signs * (self @ signs)).sum(0), confidence)
+        probability("confidence", confidence)
+        return skewed(trace_draws(self, probes, generator, known), confidence)
 
     def estimate_diagonal(
         self, probes: int, generator: torch.Generator, confidence: float = 0.95, *, known: Spectrum | None = None
-    ) -> Estimate:
+    ) -> Interval:
         """The diagonal, shape (d,), with Student's interval for each entry alone: mean of ``z ∘ Hz`` over vectors z of
         random signs (Bekas et al. 2007), whose error is what H has off its diagonal.
 
         known: eigenpairs from `leading`; their part ``Σ h_k u_k²`` is then exact. For every entry exactly, by d
         products, see `diagonal`. Raises as `estimate_trace`.
         """
-        check_probes(probes, confidence)
-        signs = self._signs(probes, generator)
-        products, exact = self @ signs, 0.0
+        probability("confidence", confidence)
+        z = signs(self, probes, generator)
+        products, exact = self @ z, 0.0
         if known is not None:
-            products = products - known.vectors @ (known.values[:, None] * (known.vectors.T @ signs))
+            products = products - known.vectors @ (known.values[:, None] * (known.vectors.T @ z))
             exact = known.vectors.square() @ known.values
-        return student_interval(exact + (signs * products).T, confidence)
-
-    def _signs(self, probes: int, generator: torch.Generator) -> torch.Tensor:
-        shape = (self.risk.d, probes)
-        draws = torch.randint(0, 2, shape, generator=torch_generator(generator), device=generator.device)
-        return (2 * draws - 1).to(self.risk.theta)
+        return student(exact + (z * products).T, confidence)
 
 
 class Hessian(Curvature):
@@ -199,80 +179,3 @@ class GaussNewton(Curvature):
                 f"uᵀ(Jᵀw) = wᵀ(J u); look for hooks and custom autograd functions, or use Hessian"
             )
         return how
-
-
-_ORDERS = {"LA": lambda values: -values, "SA": lambda values: values, "LM": lambda values: -np.abs(values)}
-
-
-def leading(
-    operator, k: int, *, which: str = "LA", start: torch.Tensor | None = None, tolerance: float | None = None
-) -> Spectrum:
-    """The k eigenpairs of a symmetric operator at one end of its spectrum: "LA" largest, "SA" smallest, "LM" largest in
-    magnitude; the most extreme first.
-
-    operator: `Hessian`, `GaussNewton`, a `support.gradients.NoiseCovariance`, or a symmetric tensor (d, d).  start:
-    vectors (d,) or (d, m) that span about the wanted space, such as those found before the parameters moved a little;
-    saves products.  tolerance: relative error of the eigenvalues at which Lanczos iterations stop (None: √ε of the
-    operator's type). Up to d = 300 parameters, and for k > d/2, by dense eigendecomposition. The same call gives the
-    same numbers. Raises ValueError for k out of range or above the operator's rank, an unknown end, a tensor that is
-    not symmetric or not square, a start of another length; FloatingPointError for numbers that are not finite;
-    RuntimeError if the iterations do not converge.
-    """
-    like = operator if torch.is_tensor(operator) else operator.gradients.theta
-    d = operator.shape[0]
-    most = getattr(operator, "rank", d)
-    if which not in _ORDERS:
-        raise Refused(f"which = {which!r} names no end of the spectrum: choose {', '.join(map(repr, _ORDERS))}")
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
-        raise Refused(
-            f"k = {k} eigenpairs cannot be had from a {d} x {d} matrix of rank {most} at most: choose 1 ≤ k ≤ {most}"
-        )
-    if torch.is_tensor(operator):
-        _refuse_asymmetric(operator)
-    if d <= _DENSE or k > d // 2:
-        matrix = operator if torch.is_tensor(operator) else operator.dense()
-        values, vectors = np.linalg.eigh(finite(matrix).double().cpu().numpy())
-    else:
-        values, vectors = _lanczos(operator, k, which, start, tolerance or float(torch.finfo(like.dtype).eps) ** 0.5)
-    order = np.argsort(_ORDERS[which](values))[:k]
-    return Spectrum(
-        *(torch.as_tensor(np.ascontiguousarray(found)).to(like) for found in (values[order], vectors[:, order]))
-    )
-
-
-def _lanczos(operator, k: int, which: str, start, tolerance: float):
-    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
-
-    d = operator.shape[0]
-    linear = finite(operator).double().cpu().numpy() if torch.is_tensor(operator) else operator.to_scipy()
-    v0 = np.random.default_rng(0).standard_normal(d) / d**0.5
-    if start is not None:
-        if start.ndim not in (1, 2) or len(start) != d:
-            raise Refused(f"the start has shape {tuple(start.shape)}: it must be ({d},) or ({d}, m)")
-        # a Krylov space that starts inside the wanted one fills it first; a little of everything else finds what has
-        # come up since
-        v0 = start.double().reshape(d, -1).sum(1).cpu().numpy() + 0.01 * v0
-    room = max(2 * k, k + 20) if start is None else k + max(3, k // 2)
-    try:
-        return eigsh(linear, k, which=which, v0=v0, ncv=min(d, room), tol=tolerance)
-    except ArpackNoConvergence as error:
-        found = len(error.eigenvalues)
-        raise RuntimeError(
-            f"Lanczos iterations found {found} of {k} eigenpairs: ask for fewer, or raise the tolerance of "
-            f"{tolerance:g}"
-        ) from None
-    except ArpackError:
-        if np.any(linear @ v0):
-            raise
-        return np.zeros(k), np.eye(d, k)  # the operator is zero
-
-
-def _refuse_asymmetric(matrix: torch.Tensor) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise Refused(f"a matrix of shape {tuple(matrix.shape)} is not square: give a symmetric matrix")
-    off, scale = float((matrix - matrix.T).abs().max()), float(finite(matrix).abs().max())
-    if off > 1e3 * torch.finfo(matrix.dtype).eps * scale:
-        raise Refused(
-            f"the matrix is not symmetric (entries differ by {off:.2g} from their mirror images): give (A + Aᵀ)/2 if "
-            f"that is what is meant"
-        )

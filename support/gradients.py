@@ -18,25 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
-from support.errors import Refused, WrongType, integer, real, torch_generator
+from support.errors import Refused, WrongType, integer, probability, torch_generator
+from support.intervals import Interval, mean_square, skewed
 from support.operators import Operator, finite
 from support.risk import EmpiricalRisk, a_risk
 from support.sampling import Exchangeable, Law
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An estimated number or vector with its interval of that ``confidence``, from ``probes`` independent draws."""
-
-    value: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    confidence: float
-    probes: int
 
 
 class GradientMatrix(Operator):
@@ -190,25 +179,22 @@ class NoiseCovariance(Operator):
         along = math.sqrt(max(self._a + g.n * self._c, 0.0)) - math.sqrt(self._a)
         return g @ (math.sqrt(self._a) * white + along * white.mean())
 
-    def estimate_trace(self, probes: int, generator: torch.Generator, confidence: float = 0.95) -> Estimate:
-        """The trace from `probes` draws, ``E|v|²``: one backward pass each, no per-sample gradients; Student interval.
+    def estimate_trace(self, probes: int, generator: torch.Generator, confidence: float = 0.95) -> Interval:
+        """The trace from `probes` draws, ``E|v|²``: one backward pass each, no per-sample gradients; `skewed` interval.
 
         Raises Refused for fewer than 2 probes, or a confidence outside (0, 1).
         """
         powers = [v.square().sum() for v in self._draws(probes, generator, confidence)]
-        return student_interval(torch.stack(powers), confidence)
+        return skewed(torch.stack(powers), confidence)
 
-    def estimate_diagonal(self, probes: int, generator: torch.Generator, confidence: float = 0.95) -> Estimate:
+    def estimate_diagonal(self, probes: int, generator: torch.Generator, confidence: float = 0.95) -> Interval:
         """The diagonal from `probes` draws; the exact χ² interval of a Gaussian variance, for each coordinate alone.
         Sums as it goes: memory 2d.
 
         Raises as `estimate_trace`.
         """
-        from scipy import stats
-
         total = sum(v.square() for v in self._draws(probes, generator, confidence))
-        low, high = stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], probes)
-        return Estimate(total / probes, total / low, total / high, confidence, probes)
+        return mean_square(total / probes, probes, confidence)
 
     def _draws(self, probes: int, generator: torch.Generator, confidence: float) -> Iterator[torch.Tensor]:
         check_probes(probes, confidence)
@@ -224,13 +210,4 @@ def _each(product: Callable[[torch.Tensor], torch.Tensor], columns: torch.Tensor
 def check_probes(probes: int, confidence: float) -> None:
     """Refuse what gives no interval. Raises Refused for fewer than 2 probes, or a confidence outside (0, 1)."""
     integer("probes", probes, low=2, why="draw at least 2 for an interval")
-    if not 0 < real("confidence", confidence) < 1:
-        raise Refused(f"confidence = {confidence} is no probability between 0 and 1: give one such as 0.95")
-
-
-def student_interval(draws: torch.Tensor, confidence: float) -> Estimate:
-    """The mean of independent draws along the first axis, with Student's interval of confidence `confidence`."""
-    from scipy import stats
-
-    half = stats.t.ppf((1 + confidence) / 2, len(draws) - 1) * draws.std(0) / math.sqrt(len(draws))
-    return Estimate(draws.mean(0), draws.mean(0) - half, draws.mean(0) + half, confidence, len(draws))
+    probability("confidence", confidence)

@@ -1,28 +1,253 @@
-r"""Do two training methods do equally well? Paired differences, their Student interval, the equivalence test, its
-power, and the speed of a curve.
+r"""Intervals of what is measured: one result type, and the questions that are asked of paired runs.
 
-Runs with the same seed start from the same parameters, so methods are compared by their differences D_s within seeds, s
-= 1 … S. With mean D̄, sample standard deviation σ̂ and Student's quantile t of S − 1 degrees of freedom, the interval
-of the mean is ``D̄ ± t σ̂/√S``.
+    Student       D̄ ± t σ̂/√S of S independent observations, t the (1 + confidence)/2 quantile with S − 1 degrees
+    skewed        the same for observations of a skewed law, such as sums of squares (Hall's transformation)
+    mean square   S m/χ²: the mean m of S squares of Gaussians of mean 0; ν for S where squares are weighted or skewed
+    Wilson        a rate, of hits in a number of independent trials;  Newcombe  the difference of two such rates
+    bootstrap     any statistic, by resampling (Efron's BCa)
 
-"No difference was found" and "there is no difference that counts" are two statements. The second takes a margin δ,
-fixed beforehand, and two one-sided tests (Schuirmann 1987): of "worse by δ or more" and of "better by δ or more".
+Runs with the same seed start from the same parameters, so methods are compared by their differences D_s within seeds,
+s = 1 … S. "No difference was found" and "there is no difference that counts" are two statements. The second takes a
+margin δ, fixed beforehand, and two one-sided tests (Schuirmann 1987): of "worse by δ or more" and of "better by δ or
+more". All quantiles and tests are scipy's.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from support.errors import Refused
+from support.errors import NotFinite, Refused, WrongType, integer, probability, real
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """A value and the ends of its interval: numbers, numpy arrays or torch tensors of one shape.
+
+    confidence: the probability with which the interval covers.  count: observations that it was made of.  method: how.
+    ``value, low, high = interval`` unpacks it, ``x in interval`` asks whether it holds x (every entry of an array), and
+    a format is applied to its three numbers.
+
+    >>> found = Interval(0.5, 0.25, 1.0, 0.95, 12, "Student")
+    >>> found
+    Interval(0.5 [0.25, 1], 95 %, Student, count=12)
+    >>> f"{found:+.2f}", 0.3 in found, found.ends, found.half_width
+    ('+0.50 [+0.25, +1.00]', True, (0.25, 1.0), 0.375)
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    confidence: float
+    count: int
+    method: str
+
+    @classmethod
+    def exact(cls, value) -> Interval:
+        """A value without doubt, as an interval of width 0.
+
+        >>> Interval.exact(2.0)
+        Interval(2 [2, 2], 100 %, exact, count=1)
+        """
+        return cls(value, value, value, 1.0, 1, "exact")
+
+    @property
+    def ends(self) -> tuple:
+        """(low, high)."""
+        return self.low, self.high
+
+    @property
+    def half_width(self):
+        """Half of high − low."""
+        return (self.high - self.low) / 2
+
+    def map(self, increasing: Callable) -> Interval:
+        """The interval of an increasing function of the value: it covers whenever this one does.
+
+        >>> Interval(0.0, -1.0, 2.0, 0.95, 12, "Student").map(lambda x: 10**x)
+        Interval(1 [0.1, 100], 95 %, Student, count=12)
+        """
+        return replace(self, value=increasing(self.value), low=increasing(self.low), high=increasing(self.high))
+
+    def __contains__(self, x) -> bool:
+        inside = (self.low <= x) & (x <= self.high)
+        return bool(inside.all() if hasattr(inside, "all") else inside)
+
+    def __iter__(self) -> Iterator:
+        return iter((self.value, self.low, self.high))
+
+    def __format__(self, form: str) -> str:
+        return "{:{f}} [{:{f}}, {:{f}}]".format(*self, f=form)
+
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.value, "shape", ()))
+        numbers = f"of shape {shape}" if shape else "{:.4g} [{:.4g}, {:.4g}]".format(*map(float, self))
+        return f"Interval({numbers}, {100 * self.confidence:.6g} %, {self.method}, count={self.count})"
+
+
+# --- means ------------------------------------------------------------------------------------------------------------
+
+
+def student(observations, confidence: float = 0.95) -> Interval:
+    """Mean of independent observations along the first axis, and its Student interval ``D̄ ± t σ̂/√S``: exact for
+    Gaussian ones.
+
+    observations: (S, …), S ≥ 2, numbers, numpy or torch. Few draws of a skewed law it covers less often than it says:
+    see `skewed`. Raises Refused for S < 2 or a confidence outside (0, 1), NotFinite, WrongType.
+
+    >>> student([1.0, 2.0, 3.0])
+    Interval(2 [-0.4841, 4.484], 95 %, Student, count=3)
+    """
+    mean, error, quantile, count = _studentised(_observations(observations), confidence)
+    return Interval(mean, mean - quantile * error, mean + quantile * error, confidence, count, "Student")
+
+
+def skewed(observations, confidence: float = 0.95) -> Interval:
+    """Mean of independent observations of a skewed law along the first axis, and its interval by Hall's transformation.
+
+    With T = (D̄ − μ)√S/σ̂ and the skewness γ of the observations, ``g(T) = T + γT²/(3√S) + γ²T³/(27S) + γ/(6√S)`` is
+    nearer to Student's law than T; the interval holds the μ with |g(T)| ≤ t (Hall 1992, On the removal of skewness by
+    transformation). For three observations or more, of which γ is estimated; with two it is Student's.
+
+    Made for quadratic forms ``Σ h_i z_i²`` of white noise, as in traces and sharpness. Of spectra with one to ten
+    outliers over flat and power-law bulks of either sign, 95 % intervals of 10 draws cover in 92 to 95 % (Student's:
+    86 to 95; BCa: 80 to 94; bootstrap-t: 90 to 95; χ² with matched moments: 85 to 92), of 5 draws in 89 to 95 %
+    (Student's: 82 to 95), of 30 in 94 to 95 %. They are up to 1.7 times as wide as Student's and reach further up.
+    Raises as `student`.
+
+    >>> skewed([0.1, 0.2, 0.3, 2.4])
+    Interval(0.75 [-0.2312, 4.65], 95 %, Hall, count=4)
+    """
+    mean, error, quantile, count = _studentised(values := _observations(observations), confidence)
+    away = values - mean
+    second, third = (away**2).sum(0) / count, (away**3).sum(0) / count
+    bias = (count * (count - 1)) ** 0.5 / max(count - 2, 1)  # of the skewness of a sample
+    skewness = bias * third / (second**1.5 + np.finfo(np.float32).tiny) / count**0.5
+
+    def inverse(y):
+        """T for g(T) = y: 3((1 + γy'/√S)^⅓ − 1)√S/γ, y' = y − γ/(6√S), without dividing by γ."""
+        shifted = y - skewness / 6
+        cube = 1 + skewness * shifted
+        root = abs(cube) ** (1 / 3) * (2 * (cube > 0) - 1)
+        return 3 * shifted / (root**2 + root + 1)
+
+    return Interval(
+        mean, mean - inverse(quantile) * error, mean - inverse(-quantile) * error, confidence, count, "Hall"
+    )
+
+
+def paired(first, second, confidence: float = 0.95) -> Interval:
+    """Mean of ``first − second``, pair by pair (runs of one seed), and its Student interval. Shapes (S, …), the same.
+
+    >>> paired([3.0, 5.0, 7.0], [2.0, 4.1, 5.8])
+    Interval(1.033 [0.6539, 1.413], 95 %, Student, count=3)
+    """
+    first, second = _observations(first), _observations(second)
+    if tuple(first.shape) != tuple(second.shape):
+        raise Refused(f"pairs of shapes {tuple(first.shape)} and {tuple(second.shape)}: give two of one shape")
+    return student(first - second, confidence)
+
+
+def mean_square(value, count: int, confidence: float = 0.95, *, degrees: float | None = None) -> Interval:
+    """The interval ``[ν m/χ²_hi, ν m/χ²_lo]`` of the expectation of a square, given the mean m of ``count`` squares.
+
+    Exact for independent Gaussians of mean 0, with ν = count degrees of freedom; for weighted sums of squares ν =
+    ``degrees`` is chosen so that the variance 2/ν of χ²_ν/ν fits (Satterthwaite 1946). Raises Refused for a negative
+    value, count < 1, or a confidence outside (0, 1).
+
+    >>> mean_square(1.0, 20)
+    Interval(1 [0.5853, 2.085], 95 %, χ², count=20)
+    """
+    from scipy import stats
+
+    count, confidence = integer("count", count, low=1), probability("confidence", confidence)
+    degrees = float(count) if degrees is None else real("degrees", degrees, above=0)
+    negative = value < 0
+    if bool(negative.any() if hasattr(negative, "any") else negative):
+        raise Refused("a mean of squares is negative: give the mean of the squares, not of the observations")
+    upper, lower = map(float, stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees))
+    return Interval(value, value * (degrees / upper), value * (degrees / lower), confidence, count, "χ²")
+
+
+def bootstrap(
+    observations,
+    generator: np.random.Generator,
+    statistic: Callable = np.mean,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> Interval:
+    """A statistic of independent observations, shape (S,), and its bootstrap interval (BCa, Efron 1987).
+
+    statistic: from an array and its ``axis`` to numbers, such as `numpy.median`. Right for large S, whatever the law;
+    of ten squares it covers the mean in 80 to 85 % where it says 95 %. Raises as `student`.
+
+    >>> bootstrap(np.arange(10.0), np.random.default_rng(0), np.median)
+    Interval(4.5 [2, 7], 95 %, BCa bootstrap, count=10)
+    """
+    from scipy import stats
+
+    values = np.asarray(_observations(observations))
+    if values.ndim != 1 or not (values != values[0]).any():
+        raise Refused(f"observations of shape {values.shape} have no scatter in one row: give numbers that differ")
+    if not isinstance(generator, np.random.Generator):
+        raise WrongType(f"generator = {generator!r} is no numpy generator: give numpy.random.default_rng(seed)")
+    confidence, resamples = probability("confidence", confidence), integer("resamples", resamples, low=100)
+    low, high = stats.bootstrap(
+        (values,), statistic, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=generator
+    ).confidence_interval
+    return Interval(float(statistic(values)), float(low), float(high), confidence, len(values), "BCa bootstrap")
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def wilson(hits: int, count: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a rate after ``hits`` in ``count`` independent trials (Wilson 1927): near its
+    confidence in the mean over rates, a few per cent off at single ones.
+
+    >>> wilson(15, 50)
+    Interval(0.3 [0.191, 0.4375], 95 %, Wilson, count=50)
+    """
+    from scipy import stats
+
+    count = integer("count", count, low=1)
+    hits = integer("hits", hits, low=0, high=count)
+    low, high = stats.binomtest(hits, count).proportion_ci(probability("confidence", confidence), method="wilson")
+    return Interval(hits / count, float(low), float(high), confidence, count, "Wilson")
+
+
+def newcombe(first: tuple[int, int], second: tuple[int, int], confidence: float = 0.95) -> Interval:
+    """The difference of two independent rates, each given as (hits, count): Wilson's intervals, combined in squares
+    (Newcombe 1998, method 10). Its ``count`` is that of both.
+
+    >>> newcombe((56, 70), (48, 80))
+    Interval(0.2 [0.05243, 0.3339], 95 %, Newcombe, count=150)
+    """
+    try:
+        (a, n), (b, m) = first, second
+    except (TypeError, ValueError):
+        raise WrongType(f"rates {first!r} and {second!r}: give each as (hits, count)") from None
+    one, other = wilson(a, n, confidence), wilson(b, m, confidence)
+    gap = one.value - other.value
+    low = gap - math.hypot(one.value - one.low, other.high - other.value)
+    high = gap + math.hypot(one.high - one.value, other.value - other.low)
+    return Interval(gap, low, high, confidence, one.count + other.count, "Newcombe")
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Equivalence:
     """p values of "worse by the margin or more" and "better by the margin or more", and the level they are held
     against.
+
+    >>> Equivalence(p_worse=0.01, p_better=0.2, level=0.05).verdict
+    'not worse'
     """
 
     p_worse: float
@@ -36,31 +261,22 @@ class Equivalence:
         return "equivalent" if worse and better else "not worse" if worse else "not better" if better else "open"
 
 
-def student(values, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent values, shape (S,), and the ends of its Student interval: (mean, low, high).
-
-    Raises ValueError for S < 2, a value that is not finite, or a confidence outside (0, 1).
-    """
-    from scipy import stats
-
-    values = _differences(values)
-    if not 0 < confidence < 1:
-        raise Refused(f"confidence = {confidence} is no probability between 0 and 1: give one such as 0.95")
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return values.mean(), values.mean() - half, values.mean() + half
-
-
 def equivalence(differences, margin: float, level: float = 0.05) -> Equivalence:
     """The two one-sided Student tests of |mean difference| ≥ margin, each at ``level``; a method that is not equivalent
     passes with probability ≤ level.
 
     Both reject exactly when the Student interval of confidence 1 − 2·level lies inside (−margin, margin).
-    Raises ValueError for fewer than two differences, a margin ≤ 0, or a level outside (0, 1/2).
+    Raises Refused for fewer than two differences, a margin ≤ 0, or a level outside (0, 1/2).
+
+    >>> equivalence([0.1, -0.2, 0.05, 0.1], margin=0.5).verdict
+    'equivalent'
     """
     from scipy import stats
 
-    differences = _differences(differences)
-    _check_test(margin, level)
+    differences = np.asarray(_observations(differences))
+    if differences.ndim != 1:
+        raise Refused(f"differences of shape {differences.shape}: give one number a seed")
+    margin, level = _margin_and_level(margin, level)
     error = max(differences.std(ddof=1), np.finfo(float).tiny) / math.sqrt(len(differences))
     below, above = (stats.t.sf((margin + sign * differences.mean()) / error, len(differences) - 1) for sign in (1, -1))
     return Equivalence(float(below), float(above), level)
@@ -71,13 +287,15 @@ def power(count: int, sigma: float, margin: float, level: float = 0.05, truth: f
     ``sigma``.
 
     Given σ̂, a method passes if |D̄| < δ − t σ̂/√S; the normal probability of that is averaged over the χ law of σ̂ by
-    its quantiles (error below 1e-3). Raises ValueError for count < 2 or sigma ≤ 0, and as `equivalence`.
+    its quantiles (error below 1e-3). Raises Refused for count < 2 or sigma ≤ 0, and as `equivalence`.
+
+    >>> round(power(10, sigma=1.0, margin=1.0), 2)
+    0.8
     """
     from scipy import stats
 
-    if count < 2 or not sigma > 0:
-        raise Refused(f"count = {count} and sigma = {sigma}: give at least 2 seeds and a positive scatter")
-    _check_test(margin, level)
+    count, sigma, truth = integer("count", count, low=2), real("sigma", sigma, above=0), real("truth", truth)
+    margin, level = _margin_and_level(margin, level)
     chance = (np.arange(2000) + 0.5) / 2000
     error = sigma * np.sqrt(stats.chi2.ppf(chance, count - 1) / (count - 1) / count)
     room, spread = margin - stats.t.ppf(1 - level, count - 1) * error, sigma / math.sqrt(count)
@@ -85,13 +303,63 @@ def power(count: int, sigma: float, margin: float, level: float = 0.05, truth: f
     return float(np.where(room > 0, passes, 0).mean())
 
 
+def sample_size(sigma: float, margin: float, power: float = 0.8, level: float = 0.05, truth: float = 0.0) -> int:
+    """The smallest count of differences with which `equivalence` passes with probability ``power``.
+
+    Raises Refused for a truth not within the margin, more than 10⁶ differences, and as `power`.
+
+    >>> sample_size(sigma=1.0, margin=1.0, power=0.8)
+    11
+    """
+    wanted, truth = probability("power", power), real("truth", truth)
+    margin, level = _margin_and_level(margin, level)
+    if abs(truth) >= margin:
+        raise Refused(f"truth = {truth:g} lies not within the margin {margin:g}: no count of runs shows equivalence")
+    enough = 2
+    while _power(enough, sigma, margin, level, truth) < wanted:
+        enough *= 2
+        if enough > 1e6:
+            raise Refused(f"a power of {wanted:g} takes over {enough // 2} differences: widen the margin {margin:g}")
+    short = enough // 2
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if _power(middle, sigma, margin, level, truth) >= wanted else (middle, enough)
+    return enough
+
+
+_power = power  # by another name, for `sample_size` has an argument called power
+
+
+def holm(p_values) -> np.ndarray:
+    """p values adjusted for their number m (Holm 1979): the j-th smallest times m − j + 1, made monotone, at most 1.
+
+    Those at or below a level are rejected; the chance of any false rejection is then at most that level, whatever the
+    tests have to do with each other. Raises Refused for no value, or one outside [0, 1].
+
+    >>> holm([0.04, 0.01, 0.03])
+    array([0.06, 0.03, 0.06])
+    """
+    p = _array("p_values", p_values)
+    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
+        raise Refused(f"p_values of shape {p.shape}: give one or more numbers between 0 and 1")
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
 def reached(x, y, goal: float) -> float:
     """The place from which a falling curve y(x) stays below the goal, between points on a straight line; the last x if
     it does not stay there.
 
-    Staying counts, for the first crossing favours the curve that wobbles most.
+    Staying counts, for the first crossing favours the curve that wobbles most. Raises Refused for shapes that differ.
+
+    >>> reached([0, 1, 2, 3], [4, 1, 3, 0], goal=2.0)
+    2.3333333333333335
     """
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    x, y, goal = _array("x", x), _array("y", y), real("goal", goal)
+    if x.ndim != 1 or x.shape != y.shape or not len(x):
+        raise Refused(f"a curve of shapes {x.shape} and {y.shape}: give one y for each x")
     above = np.flatnonzero(~(y < goal))
     if not len(above):
         return float(x[0])
@@ -99,15 +367,41 @@ def reached(x, y, goal: float) -> float:
     return float(x[-1] if k == len(y) - 1 else np.interp(goal, [y[k + 1], y[k]], [x[k + 1], x[k]]))
 
 
-def _differences(values) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise Refused(f"values of shape {values.shape} give no interval: give at least two finite numbers, one a seed")
+# --- what is taken ----------------------------------------------------------------------------------------------------
+
+
+def _studentised(values, confidence: float):
+    """Mean of the observations, its standard error, Student's quantile, their number."""
+    from scipy import stats
+
+    count, quantile = len(values), (1 + probability("confidence", confidence)) / 2
+    mean = values.sum(0) / count
+    error = (((values - mean) ** 2).sum(0) / (count - 1) / count) ** 0.5
+    return mean, error, float(stats.t.ppf(quantile, count - 1)), count
+
+
+def _observations(values):
+    """A torch tensor of floats, or anything else as an array of them: two or more along the first axis, all finite."""
+    if type(values).__module__.partition(".")[0] != "torch":
+        values = _array("observations", values)
+    elif not values.is_floating_point():
+        values = values.double()
+    if values.ndim < 1 or len(values) < 2:
+        raise Refused(f"values of shape {tuple(values.shape)} give no interval: give at least two, one a seed or draw")
+    if not bool((abs(values) < math.inf).all()):
+        raise NotFinite(f"values of shape {tuple(values.shape)} give no interval: every one must be finite")
     return values
 
 
-def _check_test(margin: float, level: float) -> None:
-    if not (margin > 0 and 0 < level < 0.5):
-        raise Refused(
-            f"margin = {margin} and level = {level} make no equivalence test: give margin > 0 and a level below 1/2"
-        )
+def _array(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise WrongType(f"{name} of type {type(values).__name__} are no numbers: give a list or an array") from None
+
+
+def _margin_and_level(margin, level) -> tuple[float, float]:
+    margin, level = real("margin", margin, above=0), probability("level", level)
+    if level >= 0.5:
+        raise Refused(f"level = {level:g} makes no equivalence test: give a level below 1/2, such as 0.05")
+    return margin, level

@@ -14,12 +14,13 @@ larger set, the estimate has an interval.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from support.errors import Refused, WrongType, real
-from support.gradients import Estimate, GradientMatrix
+from support.errors import Refused, WrongType, probability
+from support.gradients import GradientMatrix
+from support.intervals import Interval
 from support.sampling import MiniBatch
 
 
@@ -76,7 +77,7 @@ def critical_batch_size(gradients: GradientMatrix, hessian) -> float:
     return total / gradients.n / curved
 
 
-def estimate_gradient_noise_scale(gradients: GradientMatrix, confidence: float = 0.95) -> Estimate:
+def estimate_gradient_noise_scale(gradients: GradientMatrix, confidence: float = 0.95) -> Interval:
     """``B_simple`` of the set that the n samples were drawn from, with an interval, from one pass of their gradients.
 
     ``|g|²`` of n samples is too large by Tr C₁/n on average; without this share, and with n − 1 in Tr C₁, both are
@@ -96,8 +97,7 @@ def estimate_gradient_noise_scale(gradients: GradientMatrix, confidence: float =
     """
     from scipy import stats
 
-    if not 0 < real("confidence", confidence) < 1:
-        raise Refused(f"confidence = {confidence} is no probability between 0 and 1: give one such as 0.95")
+    probability("confidence", confidence)
     powers = _powers(gradients)
     n, squares, along, mean_square = powers.n, powers.squares, powers.along, powers.mean_square
     if n < 3 or not powers.spread > 0:
@@ -118,12 +118,12 @@ def estimate_gradient_noise_scale(gradients: GradientMatrix, confidence: float =
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
     ends = (float(whole), float(whole) + half, float(whole) - half)
     value, low, high = (1 / end if end > 0 else math.inf for end in ends)
-    return Estimate(*(torch.tensor(end, dtype=torch.float64) for end in (value, low, high)), confidence, n)
+    return Interval(value, low, high, confidence, n, "jackknife")
 
 
 def estimate_critical_batch_size(
     gradients: GradientMatrix, hessian, probes: int, generator: torch.Generator, confidence: float = 0.95, *, known=None
-) -> Estimate:
+) -> Interval:
     """``B_noise`` on the n samples, with Tr(H C₁) from `probes` draws of the noise: no per-sample gradients.
 
     known, errors: as for `support.alignment.estimate_indicator`, and those of `critical_batch_size`.
@@ -141,7 +141,7 @@ def estimate_critical_batch_size(
     curved = _curved(gradients, hessian)
     one = gradients.covariance(MiniBatch(gradients.n, 1))
     found = estimate_indicator(hessian, one, probes, generator, confidence, known=known)
-    return replace(found, value=found.value / curved, low=found.low / curved, high=found.high / curved)
+    return found.map(lambda product: product / curved)
 
 
 # --- what the above is made of

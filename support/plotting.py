@@ -8,12 +8,13 @@ interval.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 
-from support.errors import Refused
+from support.errors import Refused, WrongType, array, instance, integer, real
+from support.intervals import student
 
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness as well as hue
 INK = "#1f2933"
@@ -74,39 +75,69 @@ _STYLE = {
 
 def figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 3.4, **options):
     """Figure and axes in the house style; width and height of the whole figure in inches, further options as
-    `matplotlib.pyplot.subplots`.
+    `matplotlib.pyplot.subplots`. Raises WrongType for what are no counts or lengths, Refused for those out of range.
+
+    >>> fig, (left, right) = figure(1, 2, width=6)
+    >>> fig.get_size_inches().tolist()
+    [6.0, 3.4]
+    >>> plt.close()
     """
+    rows, columns = integer("rows", rows, 1), integer("columns", columns, 1)
+    width, height = real("width", width, above=0), real("height", height, above=0)
     mpl.rcParams.update(_STYLE)
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
 
 
-def band(ax, x, runs, *, colour, label=None, level: float = 0.95, **line):
-    """Draw the mean over runs, shape (runs, len(x)), with its Student-t interval of the given level as a band (none for
-    one run). Returns (mean, low, high).
+def band(ax, x, runs, *, colour, label=None, confidence: float = 0.95, **line):
+    """Draw the mean over runs, shape (runs, len(x)), with its Student interval as a band (none for one run). Returns
+    (mean, low, high).
 
-    Raises ValueError for runs of another shape, or none.
+    Raises WrongType for another type, Refused for runs of another shape, or none, NotFinite for numbers that are none.
+
+    >>> mean, low, high = band(figure()[1], [0, 1], [[1.0, 2.0], [3.0, 2.0]], colour=BLUE)
+    >>> mean.tolist(), bool(low[0] < 1 < high[0])
+    ([2.0, 2.0], True)
+    >>> plt.close()
     """
-    from scipy import stats
-
-    runs = np.asarray(runs, dtype=float)
+    _axes(ax)
+    x = array("x", x, ("points",))
+    runs = array("runs", runs)
     if runs.ndim != 2 or len(runs) == 0 or runs.shape[1] != len(x):
         raise Refused(
             f"runs have shape {runs.shape}: give one row a run, at least one, with a number for each of the {len(x)} "
             f"points x"
         )
-    mean = runs.mean(0)
-    half = np.zeros_like(mean)
+    mean, low, high = student(runs, confidence) if len(runs) > 1 else (runs[0],) * 3
     if len(runs) > 1:
-        half = stats.t.ppf(0.5 + level / 2, len(runs) - 1) * runs.std(0, ddof=1) / math.sqrt(len(runs))
-        ax.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(x, mean, color=colour, label=label, **line)
-    return mean, mean - half, mean + half
+    return mean, low, high
+
+
+def _axes(ax):
+    return instance("ax", ax, mpl.axes.Axes, "give the axes of a figure, as from plotting.figure()")
 
 
 def label_ends(ax, labels, *, gap: float = 0.05, pad: float = 0.01):
     """Write labels at the right ends of curves, ``{text: (y, colour)}``, moved apart by at least ``gap`` of the axis
     height so that none overlap.
+
+    Raises WrongType for another type, Refused for a label at a height that is not finite, or not positive on a
+    logarithmic axis.
+
+    >>> _, ax = figure()
+    >>> label_ends(ax, {"a": (0.5, BLUE), "b": (0.5, INK)}, gap=0.1)
+    >>> [round(float(text.get_position()[1]), 9) for text in ax.texts]
+    [0.5, 0.6]
+    >>> plt.close()
     """
+    _axes(ax)
+    gap, pad = real("gap", gap, 0), real("pad", pad)
+    for text, label in instance("labels", labels, Mapping, "give {text: (y, colour)}").items():
+        if not isinstance(label, tuple) or len(label) != 2:
+            raise WrongType(f"label {text!r} is {label!r}: give (y, colour)")
+        floor = 0.0 if ax.get_yscale() == "log" else None
+        real(f"the height of {text!r}", label[0], above=floor)
     low, high = ax.get_ylim()
     log = ax.get_yscale() == "log"
     place = (lambda y: math.log(y / low) / math.log(high / low)) if log else (lambda y: (y - low) / (high - low))

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from support.errors import Refused
+from support.errors import Refused, WrongType, instance
 
 
 def table(head: Sequence, rows: Iterable[Sequence]):
     """A table with a row of headings, as an `IPython.display.HTML`: minus signs are typeset; names in the first column,
     ``a ± b`` and ``[a, b]`` do not break.
 
-    Cells may hold HTML. Raises ValueError for a row of another length than the head.
+    Cells may hold HTML. Raises WrongType for a head or a row that is no sequence of cells, Refused for a row of another
+    length than the head.
+
+    >>> table(("law", "points"), [("MSGD-Cov", "-0.5")]).data[-61:]
+    '<tr><td>MSGD\u2011Cov</td><td>\u22120.5</td></tr></tbody></table></div>'
     """
     from IPython.display import HTML
 
+    _cells("head", head)
     lines = []
-    for row in rows:
+    for row in instance("rows", rows, Iterable, "give one sequence of cells a row"):
+        _cells("a row", row)
         if len(row) != len(head):
             raise Refused(f"a row has {len(row)} cells, the head has {len(head)}: give one cell a column")
         name = (
@@ -27,10 +33,13 @@ def table(head: Sequence, rows: Iterable[Sequence]):
         )
         cells = (name, *map(_number, row[1:]))
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    titles = "".join(f"<th>{cell}</th>" for cell in head)
-    return HTML(
-        f'<div class="ledger-table"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
+    titles, body = "".join(f"<th>{cell}</th>" for cell in head), "".join(lines)
+    return HTML(f'<div class="ledger-table"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def _cells(name: str, row) -> None:
+    if isinstance(row, str) or not isinstance(row, Sequence):
+        raise WrongType(f"{name} = {row!r} is no sequence of cells: give a tuple or a list")
 
 
 def _number(cell) -> str:

@@ -9,14 +9,21 @@ from __future__ import annotations
 import html as _html
 import json
 
-from support.errors import Refused
+from support.errors import choice, instance, integer
+from support.exact.batch_noise import a_law
 from support.exact.recipes import AGREEMENTS, NAMES, agreement, menagerie, recipe
 from support.plotting import BLUE, VERMILION
 from support.sampling import Law
 
 
 def large_batch(n: int, b: int, B: int) -> int:
-    """The large batch of the picture: B, but at least b and 2, and at most n."""
+    """The large batch of the picture: B, but at least b and 2, and at most n. Raises WrongType or Refused for what are
+    no counts.
+
+    >>> large_batch(5, 3, 2), large_batch(5, 3, 9)
+    (3, 5)
+    """
+    n, b, B = integer("n", n, 2), integer("b", b, 1), integer("B", B, 1)
     return min(n, max(b, B, 2))
 
 
@@ -24,8 +31,13 @@ def entry(law: Law) -> list:
     """What the picture's script knows of a law.
 
     Fractions as text: floor, slot and variance of its recipe, then diagonal, off-diagonal and total variance; the
-    number of slots; the index of its agreement.
+    number of slots; the index of its agreement. Raises WrongType for what is no law of the zoo.
+
+    >>> from support.sampling import MiniBatch
+    >>> entry(MiniBatch(4, 2))
+    ['0', '1/2', '0', '3/32', '-1/32', '0', 2, 0]
     """
+    a_law(law)
     r, covariance = recipe(law), law.covariance
     numbers = (r.floor, r.slot, r.variance, covariance.diagonal, covariance.off_diagonal, covariance.total_variance)
     return [*map(str, numbers), r.size, AGREEMENTS.index(agreement(law))]
@@ -33,8 +45,12 @@ def entry(law: Law) -> list:
 
 def table(largest: int, B: int) -> dict:
     """All entries: ``table[way][n][b][class]`` for n = 3 … largest, 1 ≤ b ≤ n, with (way "1") and without ("0")
-    replacement.
+    replacement. Raises WrongType or Refused for what are no counts.
+
+    >>> sorted(table(4, 2)["1"])
+    ['3', '4']
     """
+    largest, B = integer("largest", largest, 3), integer("B", B, 1)
     return {
         str(int(replace)): {
             str(n): {
@@ -57,14 +73,17 @@ def zoo(
     of the first draws. key: id of the element, unique on its page.
     Without a script (print, a notebook that is not trusted) the table stays, with the values of this n and b, drawn
     with replacement.
-    Raises ValueError for a class that is not in `NAMES`, or largest < 3.
+    Raises WrongType for another type, Refused for a class that is not in `NAMES`, counts below 1, or largest < 3.
+
+    >>> "M-SGD-Rademacher" in zoo(5, 2, 3, largest=5)
+    True
     """
-    if chosen not in NAMES:
-        raise Refused(f"chosen = {chosen!r} is no class of the zoo: choose from {', '.join(NAMES)}")
-    if largest < 3:
-        raise Refused(f"largest = {largest} leaves no choice of n: give at least 3")
-    n = max(3, min(n, largest))
-    b = max(1, min(b, n))
+    chosen = choice("chosen", chosen, NAMES)
+    largest = integer("largest", largest, 3, why="it leaves no choice of n; give at least 3")
+    n = max(3, min(integer("n", n, 1), largest))
+    b = max(1, min(integer("b", b, 1), n))
+    B, seed = integer("B", B, 1), integer("seed", seed, 0)
+    instance("key", key, str, "give the id of an element")
     data = {
         "table": table(largest, B),
         "B": B,
@@ -106,7 +125,8 @@ def _minus(text: str) -> str:
 
 _PAGE = """<div id="@KEY@" class="noise-zoo">
 <style>
-#@KEY@ { text-align: left; border: 1px solid #c9ced6; border-radius: .3rem; padding: .7rem .9rem; background: #fff; color: #1f2933; }
+#@KEY@ { text-align: left; border: 1px solid #c9ced6; border-radius: .3rem; padding: .7rem .9rem;
+  background: #fff; color: #1f2933; }
 #@KEY@ p, #@KEY@ label, #@KEY@ output { color: inherit; }
 #@KEY@ .controls { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: end; margin-bottom: .6rem; }
 #@KEY@ [hidden] { display: none; }
@@ -132,23 +152,29 @@ _PAGE = """<div id="@KEY@" class="noise-zoo">
 </style>
 <form class="controls" hidden onsubmit="return false">
 <label>noise class <select name="class">@OPTIONS@</select></label>
-<label><span>samples n = <output name="nshown">@NVALUE@</output></span><input type="range" name="n" min="3" max="@LARGEST@" value="@NVALUE@"></label>
-<label><span>batch b = <output name="bshown">@BVALUE@</output></span><input type="range" name="b" min="1" max="@NVALUE@" value="@BVALUE@"></label>
-<label>batches drawn <select name="way"><option value="1">with replacement</option><option value="0">without replacement</option></select></label>
+<label><span>samples n = <output name="nshown">@NVALUE@</output></span>
+<input type="range" name="n" min="3" max="@LARGEST@" value="@NVALUE@"></label>
+<label><span>batch b = <output name="bshown">@BVALUE@</output></span>
+<input type="range" name="b" min="1" max="@NVALUE@" value="@BVALUE@"></label>
+<label>batches drawn <select name="way"><option value="1">with replacement</option>
+<option value="0">without replacement</option></select></label>
 <button type="button" name="again">draw again</button>
 </form>
-<div class="pictures" hidden><svg class="bars" role="img" viewBox="0 0 300 218"></svg><svg class="matrix" role="img" viewBox="0 0 240 218"></svg></div>
-<p class="words" aria-live="polite">Samples n = @NVALUE@, batch b = @BVALUE@, large batch B = @BIG@, batches drawn with replacement.
-Every weight has mean 1/@NVALUE@.</p>
+<div class="pictures" hidden><svg class="bars" role="img" viewBox="0 0 300 218"></svg>
+<svg class="matrix" role="img" viewBox="0 0 240 218"></svg></div>
+<p class="words" aria-live="polite">Samples n = @NVALUE@, batch b = @BVALUE@, large batch B = @BIG@,
+batches drawn with replacement. Every weight has mean 1/@NVALUE@.</p>
 <div class="scroll"><table>
-<thead><tr><th>class</th><th>diagonal</th><th>off the diagonal</th><th>variance of the sum</th><th>shared with SGD</th></tr></thead>
+<thead><tr><th>class</th><th>diagonal</th><th>off the diagonal</th><th>variance of the sum</th>
+<th>shared with SGD</th></tr></thead>
 <tbody>@ROWS@</tbody></table></div>
 <script type="application/json" class="data">@DATA@</script>
 <script>
 (function () {
   const root = document.getElementById("@KEY@");
   if (!root || root.dataset.live) return;
-  const data = JSON.parse(root.querySelector(".data").textContent), form = root.querySelector("form"), f = form.elements;
+  const data = JSON.parse(root.querySelector(".data").textContent);
+  const form = root.querySelector("form"), f = form.elements;
   const find = s => root.querySelector(s), minus = s => String(s).replace("-", "\\u2212");
   const value = s => { const [p, q] = s.split("/"); return p / (q || 1); };
   let seed = data.seed, state = 0;
@@ -163,7 +189,8 @@ Every weight has mean 1/@NVALUE@.</p>
   const shuffled = n => range(n).map(i => [random(), i]).sort((x, y) => x[0] - y[0]).map(x => x[1]);
   const pick = {
     all: range, subset: (n, m) => shuffled(n).slice(0, m),
-    draws: (n, m) => range(m).map(() => Math.floor(random() * n)), coins: (n, m) => range(n).filter(() => random() < m / n),
+    draws: (n, m) => range(m).map(() => Math.floor(random() * n)),
+    coins: (n, m) => range(n).filter(() => random() < m / n),
   };
   function weights(n, e, how) {
     const [floor, slot, variance] = e.slice(0, 3).map(value), slots = pick[how[0]](n, e[6]);
@@ -174,11 +201,13 @@ Every weight has mean 1/@NVALUE@.</p>
     return W;
   }
   const ink = (x, top) => {
-    const t = Math.min(1, Math.abs(x) / top), [r, g, b] = data.colours[x < 0 ? 1 : 0].map(v => Math.round(255 + (v - 255) * t));
+    const t = Math.min(1, Math.abs(x) / top);
+    const [r, g, b] = data.colours[x < 0 ? 1 : 0].map(v => Math.round(255 + (v - 255) * t));
     return `rgb(${r},${g},${b})`;
   };
   const text = (x, y, s, more) => `<text x="${x}" y="${y}" font-size="11" fill="#1f2933" ${more || ""}>${s}</text>`;
-  const cell = (x, y, w, h, fill) => `<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}" stroke="#e3e6ea" stroke-width=".7"/>`;
+  const cell = (x, y, w, h, fill) =>
+    `<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}" stroke="#e3e6ea" stroke-width=".7"/>`;
   function draw() {
     const n = +f.n.value;
     f.b.max = n;
@@ -187,15 +216,18 @@ Every weight has mean 1/@NVALUE@.</p>
     state = seed;
     const rows = Array.from({length: steps}, () => weights(n, e, data.how[k]));
     const w = 228 / n, h = 19, top = 1.6 / b + .4 / n;
-    let bars = text(8, 15, "weights of " + steps + " steps, one row a step") + text(292, 15, "sum", 'text-anchor="end"');
+    let bars = text(8, 15, "weights of " + steps + " steps, one row a step");
+    bars += text(292, 15, "sum", 'text-anchor="end"');
     rows.forEach((W, t) => {
       W.forEach((x, i) => { bars += cell(8 + i * w, 24 + t * h, w, h, ink(x, top)); });
       bars += text(292, 38 + t * h, minus(W.reduce((s, x) => s + x, 0).toFixed(2)), 'text-anchor="end"');
     });
     find(".bars").innerHTML = bars + text(8, 24 + steps * h + 15, "samples 1 to " + n + "; orange: below zero");
-    const diagonal = value(e[3]), off = value(e[4]), side = 171 / n, full = 1.15 * Math.max(...all.map(x => value(x[3])), 1e-9);
+    const diagonal = value(e[3]), off = value(e[4]), side = 171 / n;
+    const full = 1.15 * Math.max(...all.map(x => value(x[3])), 1e-9);
     let matrix = text(8, 15, "covariance of the weights");
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix += cell(8 + j * side, 24 + i * side, side, side, ink(i === j ? diagonal : off, full));
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++)
+      matrix += cell(8 + j * side, 24 + i * side, side, side, ink(i === j ? diagonal : off, full));
     find(".matrix").innerHTML = matrix + text(8, 24 + 171 + 15, "diagonal " + minus(e[3]) + ", off " + minus(e[4]));
     const words = `${data.names[k]}, n = ${n}, b = ${b}, B = ${Math.min(n, Math.max(b, data.B, 2))}: ` +
       `every weight has mean 1/${n}, diagonal ${minus(e[3])}, off the diagonal ${minus(e[4])}, ` +

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from support import page
-from support.claims import VERDICTS, Claim, VerdictMismatch, box, check, judge, load
+from support.claims import VERDICTS, Claim, Verdict, VerdictMismatch, box, check, judge, load
 from support.claims import ledger as ledger_module
-from support.claims.check import MIME
 from support.claims.ledger import LedgerError, papers, read
+from support.errors import Refused
 
 
 @pytest.fixture
@@ -89,6 +89,22 @@ def test_a_verdict_follows_from_numbers(entry, numbers, expected):
     assert judge(entry(expected), **numbers).verdict == expected
 
 
+@pytest.mark.parametrize("relation", ["==", "<=", ">=", "<", ">"])
+def test_floats_are_read_within_rounding_and_strict_relations_strictly(entry, relation):
+    """Measured just below, at, and just above the printed value: the same within rounding."""
+    found = [judge(entry(), measured=1.0 + k * 1e-10, printed=1.0, relation=relation) for k in (-1, 0, 1)]
+    assert [verdict.verdict == "confirmed" for verdict in found] == ["=" in relation] * 3
+    apart = {sign: judge(entry(), measured=1.0 + sign, printed=1.0, relation=relation).verdict for sign in (-1, 1)}
+    holds = {"==": (False, False), "<=": (True, False), "<": (True, False), ">=": (False, True), ">": (False, True)}
+    assert (apart[-1] == "confirmed", apart[1] == "confirmed") == holds[relation]
+
+
+def test_a_verdict_is_plain_data_and_its_looks_are_elsewhere(entry):
+    verdict = judge(entry(), measured=1, printed=1)
+    assert isinstance(verdict, Verdict) and not any(name.startswith("_repr") for name in dir(verdict))
+    assert verdict.as_json()["rows"] == [{"measured": "1", "printed": "1"}]
+
+
 def test_a_finding_that_fails_or_stays_open_is_not_reproduced(entry):
     claim = entry(None, kind="empirical")
     assert judge(claim, measured=0.1, interval=(-0.1, 0.3), printed=0.0, relation=">").verdict == "not reproduced"
@@ -128,6 +144,11 @@ def test_a_contradiction_stops_the_books_page_and_turns_a_tinkerers_box_amber(en
             r"interval = \(2.0, 0.0\) is none: give \(low, high\)",
         ),
         ({"measured": 1.0, "printed": 1.0, "interval": (float("nan"), 2.0)}, "is none"),
+        ({"measured": 1.0, "printed": 1.0, "interval": (0.0, 1.0, 2.0)}, "is no pair: give .* `ends`"),
+        ({"measured": "1", "printed": 1.0}, "measured is of type str: give numbers"),
+        ({"measured": [[1], [1, 2]], "printed": 1.0}, "measured is of type list: give numbers"),
+        ({"measured": 1.0, "printed": None}, "the stated value is of type NoneType: give numbers"),
+        ({"measured": 1.0, "printed": 1.0, "rtol": -1}, "rtol = -1 is out of range"),
     ],
 )
 def test_bad_numbers(entry, numbers, message):
@@ -138,18 +159,22 @@ def test_bad_numbers(entry, numbers, message):
 def test_written_verdicts_and_unknown_ids_take_no_check(entry):
     with pytest.raises(ValueError, match="written with a reason"):
         judge(entry("noted", truth=None, reason="a misprint"), measured=1, printed=1)
-    with pytest.raises(KeyError, match=r"no claim 'wu\.nothing'"):
+    with pytest.raises(Refused, match=r"no claim 'wu\.nothing'"):
         judge("wu.nothing", measured=1, printed=1)
 
 
-def test_the_box_carries_statement_numbers_and_json(entry):
-    bundle = judge(
-        entry(), measured=Fraction(1, 3), printed=Fraction(1, 3), note="by enumeration, $n=3$"
-    )._repr_mimebundle_()
+def test_the_box_carries_statement_numbers_and_json(entry, monkeypatch):
+    import IPython
+
+    shown = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: "a kernel")
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, raw: shown.append(bundle))
+    check(entry(), measured=Fraction(1, 3), printed=Fraction(1, 3), note="by enumeration, $n=3$")
+    (bundle,) = shown
     assert "\\(1+1=2\\)</span> &amp; more" in bundle["text/html"]
     assert 'href="../../book/ledger.html#claim-wu-test"' in bundle["text/html"]
     assert "1/3" in bundle["text/plain"]
-    record = json.loads(json.dumps(bundle[MIME]))
+    record = json.loads(json.dumps(bundle[box.MIME]))
     assert (record["id"], record["verdict"], record["rows"][0]["measured"]) == ("wu.test", "confirmed", "1/3")
 
 

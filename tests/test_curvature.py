@@ -1,17 +1,13 @@
-"""Curvature operators against autograd's dense second derivatives, Lanczos against dense eigenpairs, trace estimates;
-what is refused.
-"""
+"""Curvature operators against autograd's dense second derivatives, trace estimates; what is refused."""
 
 import pytest
 import torch
 from torch import nn
 
-from support import curvature
-from support.curvature import GaussNewton, Hessian, leading
+from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
-from support.operators import Operator
 from support.risk import EmpiricalRisk
-from support.sampling import MiniBatch
+from support.spectra import leading
 
 N = 14
 
@@ -58,11 +54,6 @@ def close(ours, dense, atol=1e-12):
     torch.testing.assert_close(ours, dense, rtol=1e-9, atol=atol)
 
 
-@pytest.fixture
-def always_lanczos(monkeypatch):
-    monkeypatch.setattr(curvature, "_DENSE", 0)
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("loss", [cross_entropy, squares])
 @pytest.mark.parametrize(("chunk", "keep"), [(None, False), (5, False), (5, True)])
@@ -105,69 +96,6 @@ def test_a_loss_that_is_linear_in_the_parameters_has_no_curvature():
     model = nn.Linear(16, 1).double()
     hessian = Hessian(risk(model, lambda outputs, _: outputs[:, 0], inputs, targets))
     assert not (hessian @ torch.ones(17, dtype=torch.float64)).any() and not hessian.dense().any()
-
-
-# --- eigenpairs
-
-
-@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
-@pytest.mark.parametrize("dense", [True, False])
-def test_leading_pairs_are_those_of_the_dense_matrix(which, dense, monkeypatch):
-    monkeypatch.setattr(curvature, "_DENSE", 1000 if dense else 0)
-    data = problem()
-    matrix, k = dense_hessian(*data), 6
-    values = torch.linalg.eigvalsh(matrix)
-    order = {"LA": -values, "SA": values, "LM": -values.abs()}[which].argsort()
-    for operator in (Hessian(risk(*data, chunk=5)), matrix):
-        found = leading(operator, k, which=which)
-        close(found.values, values[order][:k], atol=1e-9)
-        close(found.vectors.T @ found.vectors, torch.eye(k, dtype=torch.float64), atol=1e-9)
-        close(matrix @ found.vectors, found.vectors * found.values, atol=1e-7)
-
-
-def test_leading_pairs_of_the_gradient_covariance(always_lanczos):
-    covariance = GradientMatrix(risk(*problem())).covariance(MiniBatch(N, 4))
-    found = leading(covariance, 5)
-    close(found.values, torch.linalg.eigvalsh(covariance.dense()).flip(0)[:5], atol=1e-10)
-
-
-class Counted(Operator):
-    """An operator that counts its products."""
-
-    def __init__(self, operator):
-        super().__init__(operator.shape, operator.dtype, operator.device)
-        self.operator, self.gradients, self.products = operator, operator.gradients, 0
-
-    def _times(self, columns):
-        self.products += columns.shape[1]
-        return self.operator @ columns
-
-
-def test_a_start_near_the_wanted_space_saves_products(always_lanczos):
-    data = problem()
-    hessian = Hessian(risk(*data), keep=True)
-    once = leading(hessian, 1)
-    cold, warm = Counted(hessian), Counted(hessian)
-    found = [
-        leading(operator, 1, start=start, tolerance=1e-4).values
-        for operator, start in ((cold, None), (warm, once.vectors))
-    ]
-    close(found[0], found[1], atol=1e-3)
-    assert warm.products <= cold.products / 2
-
-
-def test_the_same_call_gives_the_same_numbers(always_lanczos):
-    hessian = Hessian(risk(*problem()))
-    first, second = leading(hessian, 4), leading(hessian, 4)
-    assert torch.equal(first.values, second.values) and torch.equal(first.vectors, second.vectors)
-
-
-def test_single_precision_operators_give_single_precision_pairs(always_lanczos):
-    model, loss, inputs, targets = problem()
-    exact = torch.linalg.eigvalsh(dense_hessian(model, loss, inputs, targets)).flip(0)[:4]
-    found = leading(Hessian(risk(model.float(), loss, inputs.float(), targets)), 4)
-    assert found.values.dtype == found.vectors.dtype == torch.float32
-    torch.testing.assert_close(found.values, exact.float(), rtol=1e-4, atol=1e-6)
 
 
 # --- the trace
@@ -246,41 +174,16 @@ def test_operators_of_one_risk_add_up():
 # --- what is refused
 
 
-@pytest.mark.parametrize(
-    ("matrix", "k", "options", "error", "message"),
-    [
-        (torch.ones(3, 4), 1, {}, ValueError, "shape .3, 4. is not square"),
-        (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), 1, {}, ValueError, "not symmetric .entries differ by 2"),
-        (torch.eye(3), 4, {}, ValueError, "k = 4 eigenpairs cannot be had from a 3 x 3 matrix"),
-        (torch.eye(3), 0, {}, ValueError, "choose 1 ≤ k ≤ 3"),
-        (torch.eye(3), 1.5, {}, ValueError, "k = 1.5"),
-        (torch.eye(3), 1, {"which": "top"}, ValueError, "which = 'top' names no end"),
-        (torch.full((3, 3), torch.nan), 1, {}, FloatingPointError, "not finite"),
-    ],
-)
-def test_matrices_that_have_no_such_pairs_are_refused(matrix, k, options, error, message):
-    with pytest.raises(error, match=message):
-        leading(matrix, k, **options)
-
-
-def test_more_pairs_than_the_rank_of_the_covariance_are_refused():
-    covariance = GradientMatrix(risk(*problem())).covariance(MiniBatch(N, 4))
-    with pytest.raises(ValueError, match=r"k = 14 eigenpairs .* of rank 13 at most"):
-        leading(covariance, N)
-
-
-def test_products_and_matrices_that_cannot_be_had_are_refused(always_lanczos):
+def test_products_and_matrices_that_cannot_be_had_are_refused():
     hessian = Hessian(risk(*problem()))
     with pytest.raises(ValueError, match=r"direction has shape \(5,\)"):
         hessian @ torch.ones(5)
     with pytest.raises(ValueError, match="GiB: use products"):
         hessian.dense(limit_bytes=1000)
-    with pytest.raises(ValueError, match=r"start has shape \(5,\)"):
-        leading(hessian, 1, start=torch.ones(5))
     model, loss, inputs, targets = problem()
     inputs[0, 0] = torch.inf
     with pytest.raises(FloatingPointError, match="not finite"):
-        leading(Hessian(risk(model, loss, inputs, targets)), 1)
+        Hessian(risk(model, loss, inputs, targets)) @ torch.ones(Hessian(risk(*problem())).shape[0])
 
 
 def test_a_second_derivative_that_torch_has_wrong_is_refused():
@@ -288,10 +191,4 @@ def test_a_second_derivative_that_torch_has_wrong_is_refused():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(16, 9)), nn.Tanh(), nn.Linear(9, 3)).double()
     _, loss, *samples = problem()
     with pytest.raises(ValueError, match="torch's second derivative of this Sequential is no Hessian"):
-        leading(Hessian(risk(model, loss, *samples)), 1)
-
-
-def test_a_zero_operator_has_zero_eigenvalues(always_lanczos):
-    found = leading(torch.zeros(40, 40, dtype=torch.float64), 3)
-    assert not found.values.any()
-    close(found.vectors.T @ found.vectors, torch.eye(3, dtype=torch.float64))
+        Hessian(risk(model, loss, *samples)).dense()

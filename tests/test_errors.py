@@ -63,6 +63,35 @@ def test_tensors_and_generators():
             errors.torch_generator(bad)
 
 
+def test_arrays():
+    from fractions import Fraction
+
+    whole = errors.array("x", [[1, 2], [3, 4]], ("n", 2))
+    assert whole.dtype == float and whole.tolist() == [[1, 2], [3, 4]]
+    exact = errors.array("x", [Fraction(1, 3), 1], ("n",), rational=True)
+    assert exact.tolist() == [Fraction(1, 3), 1]
+    assert errors.array("x", np.float32([1, 2]), rational=True).dtype == float
+    assert errors.array("t", np.inf, infinite=True) == np.inf
+    for bad in (None, "x", [1, "x"], [[1], [1, 2]], object(), 1j, {"a": 1}):
+        with pytest.raises(WrongType, match=r"x = .* is of type .*: give an array of numbers of shape \(n,\)"):
+            errors.array("x", bad, ("n",))
+    with pytest.raises(Refused, match=r"x of shape \(2,\) cannot be taken: give an array of numbers of shape \(n, 3\)"):
+        errors.array("x", [1, 2], ("n", 3))
+    with pytest.raises(NotFinite, match="2 of 3 x are not finite"):
+        errors.array("x", [1, np.nan, np.inf])
+    with pytest.raises(NotFinite, match="1 of 2 x are not finite"):
+        errors.array("x", [np.nan, np.inf], infinite=True)
+
+
+def test_kinds_in_one_line():
+    for bad in (None, 1, np.random.RandomState(1)):
+        with pytest.raises(WrongType, match=r"generator = .* give numpy\.random\.default_rng\(seed\)"):
+            errors.numpy_generator(bad)
+    with pytest.raises(WrongType) as caught:
+        errors.instance("law", np.zeros((40, 40)), str, "give a name")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
+
+
 def test_refusals_are_caught_as_what_they_are():
     assert issubclass(WrongType, TypeError) and issubclass(NotFinite, ArithmeticError)
     assert issubclass(WrongType, ValueError) and issubclass(NotFinite, ValueError)

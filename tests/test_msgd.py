@@ -9,7 +9,16 @@ from torch import nn
 
 from support.experiments.models import DigitsNet, LeNet, count_parameters, normal_init
 from support.msgd import MSGD, weighted_backward
-from support.sampling import NAMES, Bernoulli, Compensated, FullBatch, GaussianCovariance, MiniBatch, by_name
+from support.sampling import (
+    NAMES,
+    Bernoulli,
+    Compensated,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    MiniBatch,
+    by_name,
+)
 
 N = 24
 
@@ -124,15 +133,136 @@ def test_any_optimiser_and_gd_equals_a_plain_loop(problem):
         )  # Adam divides by gradients that may be near zero, and 1/n is a float32 weight
 
 
-def test_slot_weights_in_a_loop_of_ones_own(problem):
+def test_a_loop_of_ones_own_with_a_weighted_loss(problem):
+    """`law.weigh` on a loader's batch of 8 gives the gradient matrix of the batch times weights that sum to one."""
     model, inputs, targets = problem
-    law = by_name("[MSGD-Cov]-8", N, 2)
-    weights = law.slot_weights(None, torch.Generator().manual_seed(4)).double()
-    (weights * cross_entropy(model(inputs[:8]), targets[:8])).sum().backward()
-    torch.testing.assert_close(
-        gradient(model), gradient_matrix(model, inputs[:8], targets[:8]) @ weights, rtol=0, atol=1e-14
-    )
-    assert weights.sum() == pytest.approx(1, abs=1e-6)
+    law, parameters = by_name("[MSGD-Cov]-8", N, 2), list(model.parameters())
+    losses = cross_entropy(model(inputs[:8]), targets[:8])
+    weighted = law.weigh(losses, torch.Generator().manual_seed(4))
+    (weights,) = torch.autograd.grad(weighted, losses, retain_graph=True)
+    found = torch.cat([g.flatten() for g in torch.autograd.grad(weighted, parameters)])
+    torch.testing.assert_close(found, gradient_matrix(model, inputs[:8], targets[:8]) @ weights, rtol=0, atol=1e-14)
+    assert weights.sum() == pytest.approx(1, abs=1e-6) and weights.std() > 0.1
+
+
+# --- nested batches
+
+
+class Pair(nn.Module):
+    """Two inputs by name, the second of which may be a tuple itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 3).double()
+
+    def forward(self, x, mask):
+        return self.layer(x * (mask[0] if isinstance(mask, tuple) else mask))
+
+
+@pytest.mark.parametrize(
+    "nest", [lambda x, m: {"x": x, "mask": m}, lambda x, m: (x, m), lambda x, m: {"mask": (m,), "x": x}]
+)
+@pytest.mark.parametrize("law", [MiniBatch(N, 4), GaussianCovariance(N, 4)], ids=str)
+def test_nested_batches_give_the_step_of_their_tensors(problem, nest, law):
+    _, inputs, targets = problem
+    mask = torch.rand(N, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    plain = Pair()
+    ours = copy.deepcopy(plain)
+    step(plain.layer, law, inputs * mask, targets, chunk=5)
+    losses = step(ours, law, nest(inputs, mask), targets, chunk=7)
+    torch.testing.assert_close(ours.layer.weight, plain.layer.weight, rtol=0, atol=1e-14)
+    assert losses.samples == (N if isinstance(law, GaussianCovariance) else losses.samples) and losses.samples > 1
+
+
+# --- batch statistics
+
+
+def with_batch_norm():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def by_hand(model, batches, weights):
+    """The gradient of the weighted losses of batches that are each normalised by themselves."""
+    model.zero_grad()
+    losses = torch.cat([cross_entropy(model(x), y) for x, y in batches])
+    (weights * losses).sum().backward()
+    return gradient(model).clone(), losses.detach()
+
+
+@pytest.mark.parametrize("options", [{"ghost": 6}, {"ghost": 6, "chunk": 4}, {"ghost": 6, "chunk": 100}])
+def test_ghost_batches_are_of_exactly_their_size_whatever_the_chunk(problem, options):
+    _, inputs, targets = problem
+    model = with_batch_norm()
+    weights = GaussianCovariance(N, 4).sample(None, torch.Generator().manual_seed(2)).double()
+    parts = zip(inputs.split(6), targets.split(6), strict=True)
+    expected, losses = by_hand(model, parts, weights)
+    model.zero_grad()
+    found = weighted_backward(model, cross_entropy, inputs, targets, weights, **options)
+    torch.testing.assert_close(gradient(model), expected, rtol=1e-12, atol=1e-15)
+    assert found.clean == pytest.approx(losses.mean().item(), rel=1e-12)
+    whole, _ = by_hand(model, [(inputs, targets)], weights)
+    assert (whole - expected).norm() > 0.1 * whole.norm()  # it does matter
+
+
+def test_batch_statistics_in_chunks_are_refused(problem):
+    _, inputs, targets = problem
+    model, weights = with_batch_norm(), torch.full((N,), 1 / N, dtype=torch.float64)
+    whole, _ = by_hand(model, [(inputs, targets)], weights)
+    model.zero_grad()
+    weighted_backward(model, cross_entropy, inputs, targets, weights, chunk=N)
+    torch.testing.assert_close(gradient(model), whole, rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match=r"module '1' normalises by the statistics .* chunks of 5 .* ghost=5 .*eval"):
+        weighted_backward(model, cross_entropy, inputs, targets, weights, chunk=5)
+    with pytest.raises(ValueError, match="24 samples cannot be parted into ghost batches of exactly 5"):
+        weighted_backward(model, cross_entropy, inputs, targets, weights, ghost=5)
+    with pytest.raises(ValueError, match="chunks of 5 would change the loss"):
+        step(model, GaussianCovariance(N, 4), inputs, targets, chunk=5)
+    step(model, GaussianCovariance(N, 4), inputs, targets, chunk=5, ghost=8)
+    model.eval()
+    weighted_backward(model, cross_entropy, inputs, targets, weights, chunk=5)
+    model.train()
+    model[1] = nn.BatchNorm1d(7, track_running_stats=False).double()
+    model.eval()
+    with pytest.raises(ValueError, match="normalises by the statistics"):
+        weighted_backward(model, cross_entropy, inputs, targets, weights, chunk=5)
+
+
+# --- precision, and optimisers that look more than once
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_half_precision_losses_are_summed_in_float32(kind, chunk):
+    """A thousand losses of 1: the mean is 1 and the gradient of the sum of w_i θ is Σ w_i = 1, not .25 or .91."""
+    model = nn.Linear(1, 1, bias=False).to(kind)
+    nn.init.ones_(model.weight)
+    ones, weights = torch.ones(1000, 1, dtype=kind), torch.full((1000,), 1e-3)
+    found = weighted_backward(model, lambda outputs, _: outputs[:, 0], ones, ones, weights, chunk=chunk)
+    assert (found.weighted, found.clean) == (pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-6))
+
+
+def test_an_optimiser_that_looks_more_than_once_sees_one_draw(problem):
+    """LBFGS on the weighted loss of one W, against torch's own loop on that loss."""
+    model, inputs, targets = problem
+    plain, law = copy.deepcopy(model), GaussianFisher(N, 12)
+    weights = law.sample(None, torch.Generator().manual_seed(3)).double()
+    ours, theirs = (torch.optim.LBFGS(m.parameters(), 0.1, max_iter=4) for m in (model, plain))
+
+    def closure():
+        theirs.zero_grad()
+        weighted = (weights * cross_entropy(plain(inputs), targets)).sum()
+        weighted.backward()
+        return weighted
+
+    first = float(closure())
+    theirs.step(closure)
+    generator = torch.Generator().manual_seed(3)
+    msgd = MSGD(model, cross_entropy, ours, law, generator=generator)
+    assert msgd(inputs, targets).weighted == pytest.approx(first, rel=1e-12) and msgd.steps == 1
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 
 
 def test_the_mean_of_many_steps_is_the_gradient(problem):
@@ -155,28 +285,57 @@ def test_nan_loss_stops_before_the_update(problem):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+def made(model, **changes):
+    options = {"optimizer": torch.optim.SGD(model.parameters(), 0.1), "generator": torch.Generator()} | changes
+    return MSGD(model, cross_entropy, law=MiniBatch(N, 2), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x, y: step(m, MiniBatch(N + 1, 2), x, y), "n = 25 samples but the step got 24"),
+        (lambda m, x, y: step(m, MiniBatch(N + 1, 2), x, y), "the law is for n = 25 samples but 24 came"),
         (lambda m, x, y: weighted_backward(m, nn.functional.cross_entropy, x, y, torch.ones(N)), "reduction='none'"),
-        (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(3)), r"weights of shape \(3,\)"),
+        (
+            lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(3)),
+            r"weights has shape \(3,\): it must be \(24,\)",
+        ),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y[:3], torch.ones(N)), "3 targets"),
         (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), chunk=0), "chunk = 0"),
         (
             lambda m, x, y: weighted_backward(m, cross_entropy, x[:0], y[:0], torch.ones(0)),
-            "0 inputs: give at least one",
+            "0 inputs came with 0 targets: give at least one sample",
         ),
-        (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, [1 / N] * N), r"weights of shape \(\)"),
         (
-            lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=torch.Generator(), chunk=0),
-            "chunk = 0",
+            lambda m, x, y: weighted_backward(m, cross_entropy, x, y, [1 / N] * N),
+            "weights is of type list: give a torch tensor",
         ),
-        (lambda m, x, y: MSGD(m, cross_entropy, None, "SGD", generator=torch.Generator()), "law = 'SGD' is no law"),
         (
-            lambda m, x, y: MSGD(m, cross_entropy, None, MiniBatch(N, 2), generator=np.random.default_rng(0)),
-            "is no torch generator: give",
+            lambda m, x, y: weighted_backward(m, lambda o, t: cross_entropy(o, t)[:, None], x, y, torch.ones(N)),
+            r"the losses have shape \(24, 1\): .* by losses.squeeze\(1\)",
         ),
+        (
+            lambda m, x, y: weighted_backward(m, lambda o, t: cross_entropy(o, t)[:-1], x, y, torch.ones(N)),
+            "for 24 samp",
+        ),
+        (lambda m, x, y: weighted_backward(m, lambda o, t: 1.0, x, y, torch.ones(N)), "losses is of type float"),
+        (lambda m, x, y: weighted_backward(m, cross_entropy, x.numpy(), y, torch.ones(N)), "inputs holds a ndarray"),
+        (lambda m, x, y: weighted_backward(m, cross_entropy, None, y, torch.ones(N)), "inputs holds a NoneType"),
+        (
+            lambda m, x, y: weighted_backward(m.forward, cross_entropy, x, y, torch.ones(N)),
+            "is of type method: give a torch.nn.Module",
+        ),
+        (lambda m, x, y: weighted_backward(m, "mse", x, y, torch.ones(N)), "loss = 'mse' is no function"),
+        (lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), chunk=2.0), "chunk = 2.0 is not an"),
+        (
+            lambda m, x, y: weighted_backward(m, cross_entropy, x, y, torch.ones(N), ghost=True),
+            "ghost = True is not an",
+        ),
+        (lambda m, x, y: step(m, MiniBatch(N, 2), x, y, chunk=0), "chunk = 0"),
+        (lambda m, x, y: step(m, MiniBatch(N, 2), x, y, ghost=0), "ghost = 0"),
+        (lambda m, x, y: step(m, "SGD", x, y), "law = 'SGD' is of type str"),
+        (lambda m, x, y: made(m, optimizer=None), "optimizer = None is of type NoneType: give one"),
+        (lambda m, x, y: made(m, generator=np.random.default_rng(0)), "is no torch generator: give"),
+        (lambda m, x, y: made(m, generator=None), "generator = None is no torch generator"),
     ],
 )
 def test_bad_input(problem, call, message):

@@ -50,6 +50,16 @@ def test_a_band_needs_runs_of_the_length_of_x(runs):
         plotting.band(ax, [0, 1], runs, colour="black")
 
 
+def test_heights_that_an_axis_does_not_have_are_refused():
+    _, ax = plotting.figure()
+    ax.set(yscale="log", ylim=(0.1, 10))
+    plotting.label_ends(ax, {"one": (np.float32(1.0), "black")})
+    assert heights(ax) == [pytest.approx(0.5)]
+    for y in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match=r"the height of 'x' = .* is out of range: give a finite number above 0"):
+            plotting.label_ends(ax, {"x": (y, "black")})
+
+
 def test_every_noise_class_has_a_colour_of_its_own():
     colours = [plotting.CLASS_COLOURS[name] for name in NAMES]
     assert len(set(colours)) == len(NAMES)

@@ -22,8 +22,9 @@ import torch
 from support.additive.noise import AdditiveNoise
 from support.additive.sgd import SgdNoise, flat
 from support.covariances import Diagonal, LowRank
-from support.curvature import Hessian, Spectrum, leading
+from support.curvature import Hessian
 from support.errors import Refused, integer, real
+from support.spectra import Spectrum, leading
 
 
 class Constant(AdditiveNoise):
@@ -89,7 +90,7 @@ class OfHessian(AdditiveNoise):
         self, sgd: SgdNoise, *, k: int = 20, tolerance: float = 0.05, every: int = 10, rescale_every: int = 10
     ):
         super().__init__(sgd, every=every, rescale_every=rescale_every)
-        self.k, self.tolerance = integer("k", k, 1), real("tolerance", tolerance, above=0)
+        self.k, self.tolerance = integer("k", k, 1), real("tolerance", tolerance, high=1, above=0)
 
     def look(self, model, generator):
         values, vectors = self.eigenpairs(model)

@@ -14,7 +14,7 @@ import torch
 
 from support.additive.sgd import SgdNoise, trained
 from support.covariances import Diagonal, LowRank
-from support.errors import Refused, WrongType, integer, torch_generator
+from support.errors import Refused, WrongType, instance, integer, torch_generator
 
 
 class AdditiveNoise:
@@ -29,9 +29,8 @@ class AdditiveNoise:
     form: ClassVar[type] = LowRank
 
     def __init__(self, sgd: SgdNoise, *, every: int = 10, rescale_every: int = 10):
-        if not isinstance(sgd, SgdNoise):
-            raise WrongType(f"sgd = {sgd!r} is no noise of SGD: give SgdNoise(loss, inputs, targets, b)")
-        self.sgd, self.every = sgd, integer("every", every, 1)
+        self.sgd = instance("sgd", sgd, SgdNoise, "give SgdNoise(loss, inputs, targets, b)")
+        self.every = integer("every", every, 1)
         self.rescale_every = integer("rescale_every", rescale_every, 1)
         self.steps = 0
         self.covariance: Diagonal | LowRank | None = None
@@ -64,7 +63,7 @@ class AdditiveNoise:
     def load_state_dict(self, state: dict) -> None:
         """Take up what `state_dict` gave. Raises Refused for anything else, the state of another form included."""
         if not isinstance(state, dict) or set(state) != {"steps", "covariance"}:
-            raise Refused(f"state = {state!r:.60} is not what state_dict gave: load that")
+            raise WrongType(f"state = {state!r:.60} is not what state_dict gave: load that")
         tensors = state["covariance"]
         if tensors is not None and len(tensors) != len(self._fields()):
             raise Refused(

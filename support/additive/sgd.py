@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 
 from support import batches
-from support.curvature import Spectrum, leading
-from support.errors import Refused, WrongType, integer, real, torch_generator
+from support.errors import Refused, WrongType, instance, integer, real, torch_generator
 from support.gradients import GradientMatrix, NoiseCovariance
 from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch, sgd_scale
+from support.spectra import Spectrum, leading
 
 
 class SgdNoise:
@@ -137,9 +137,8 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     >>> len(trained(torch.nn.Linear(2, 1)))
     2
     """
-    if not isinstance(model, torch.nn.Module):
-        raise WrongType(f"model is of type {type(model).__name__}: give a torch.nn.Module")
-    return [p for p in model.parameters() if p.requires_grad]
+    parameters = instance("model", model, torch.nn.Module, "give a torch.nn.Module").parameters()
+    return [p for p in parameters if p.requires_grad]
 
 
 def flat(model: torch.nn.Module) -> torch.Tensor:

@@ -50,8 +50,9 @@ def run() -> dict:
 
 _HEAD = """# How fast it runs
 
-What things cost, measured as ratios in one run of `make bench`. Two routes that are compared run in turns, so that a busy machine slows both; a route whose
-memory is measured runs in a process of its own. Seconds depend on the machine; ratios hardly do.
+What things cost, measured as ratios in one run of `make bench`. Two routes that are compared run in turns, so that a
+busy machine slows both; a route whose memory is measured runs in a process of its own. Seconds depend on the machine;
+ratios hardly do.
 
 """
 _FOOT = """

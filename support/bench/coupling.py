@@ -59,8 +59,9 @@ def section(final: dict) -> str:
 
 _SECTION = """## SGD on a Brownian path
 
-Mini-batches that follow Gaussian noise (`mini_batches`: conditional quantiles on a tree), for {paths:,} paths of {steps} steps, one thread. Floors: drawing the
-Gaussian weights that the tree starts from, and an Euler–Maruyama step with its draw.
+Mini-batches that follow Gaussian noise (`mini_batches`: conditional quantiles on a tree), for {paths:,} paths of
+{steps} steps, one thread. Floors: drawing the Gaussian weights that the tree starts from, and an Euler–Maruyama step
+with its draw.
 
 | compared | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

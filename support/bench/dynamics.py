@@ -78,7 +78,7 @@ def leading_step(how: str) -> dict:
 
 
 def leading_pairs(how: str) -> dict:
-    """The part of that step in which the two routes differ: from the batch gradients to the k leading eigenpairs of C."""
+    """The part of that step in which the routes differ: from the batch gradients to the k leading eigenpairs of C."""
     import torch
 
     model, _, _, sgd, generator = _batch_gradients()
@@ -96,8 +96,9 @@ def hessian_pairs(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
     from support.risk import EmpiricalRisk
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("DigitsNet", DIGITS)
@@ -118,8 +119,9 @@ def hessian_look(how: str) -> dict:
     """
     import torch
 
-    from support.curvature import Hessian, leading
+    from support.curvature import Hessian
     from support.risk import EmpiricalRisk
+    from support.spectra import leading
 
     measure.threads(1)
     model, inputs, targets = _network("LeNet", N)
@@ -172,21 +174,23 @@ def _line(how: str, row: dict, times: str, memory: str) -> str:
 
 _SECTION = """## Additive noises
 
-A step of GLD-leading that looks at C: the LeNet with n = {n}, {batches} batches of {b}, k = {k} directions, one thread. Both routes compute the full
-gradient and the batch gradients; the dense one then forms C, d² numbers, as the authors' code does.
+A step of GLD-leading that looks at C: the LeNet with n = {n}, {batches} batches of {b}, k = {k} directions, one thread.
+Both routes compute the full gradient and the batch gradients; the dense one then forms C, d² numbers, as the authors'
+code does.
 
 | route | time of a step | ratio | peak memory above the model and data | ratio |
 |---|---|---|---|---|
 {leading_step}
 
-Most of the first row is gradients, which every route needs. What the routes differ in is the way from the batch gradients to the k eigenpairs:
+Most of the first row is gradients, which every route needs. What the routes differ in is the way from the batch
+gradients to the k eigenpairs:
 
 | route | time | ratio | peak memory above the gradients | ratio |
 |---|---|---|---|---|
 {leading_pairs}
 
-A look at the Hessian of the LeNet for GLD-Hessian. The authors' code makes all d rows; {timed} of them are timed here and the time scaled up, and the matrix
-that they fill is added to the memory.
+A look at the Hessian of the LeNet for GLD-Hessian. The authors' code makes all d rows; {timed} of them are timed here
+and the time scaled up, and the matrix that they fill is added to the memory.
 
 | route | time of a look | ratio | peak memory above the model and data | ratio |
 |---|---|---|---|---|

@@ -38,7 +38,8 @@ def _problem(d: int, atoms: int | None):
 
 
 def _ours(population, steps: int):
-    from support.exact.averaged import lr_limit, matched, risks
+    from support.exact.averaged import lr_limit, risks
+    from support.exact.batch_noise import matched
 
     noise = matched(4)
     lr, start = 0.5 * lr_limit(population, noise), np.zeros(len(population.optimum))
@@ -71,7 +72,8 @@ def kronecker_map(population, noise, lr: float) -> np.ndarray:
 
 def kronecker(name: str) -> dict:
     """Time of 50 steps of ours / time of the Kronecker route to E δδᵀ after 50 steps: the matrix power in O(d⁶)."""
-    from support.exact.averaged import lr_limit, matched
+    from support.exact.averaged import lr_limit
+    from support.exact.batch_noise import matched
 
     d, atoms, pairs = KRONECKER[name]
     population, noise = _problem(d, atoms), matched(4)
@@ -96,15 +98,16 @@ def section(final: dict) -> str:
 
 _SECTION = """## Exact risks of averaged least squares
 
-{count} steps of the second-moment recursion, against as many products of two d × d matrices. A population of 2d atoms needs two products of
-twice that size, so 4 is the floor of its arithmetic; with Gaussian inputs the diagonal of the second moment suffices, and a step is O(d), less than a product
-as soon as d is large enough to hide the interpreter.
+{count} steps of the second-moment recursion, against as many products of two d × d matrices. A population of 2d atoms
+needs two products of twice that size, so 4 is the floor of its arithmetic; with Gaussian inputs the diagonal of the
+second moment suffices, and a step is O(d), less than a product as soon as d is large enough to hide the interpreter.
 
 | {count} steps / {count} products of d × d matrices | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|
 {steps}
 
-The same recursion as a matrix of d² × d² numbers, raised to the {count}th power, costs O(d⁶); it gives the last second moment only.
+The same recursion as a matrix of d² × d² numbers, raised to the {count}th power, costs O(d⁶); it gives the last second
+moment only.
 
 | {count} steps / Kronecker route | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

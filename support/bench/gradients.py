@@ -76,7 +76,8 @@ def section(final: dict) -> str:
 
 _SECTION = """## The gradient covariance
 
-A product with C costs one forward-mode and one backward pass, and stores no per-sample gradient (LeNet, n = {n}, one thread).
+A product with C costs one forward-mode and one backward pass, and stores no per-sample gradient (LeNet, n = {n}, one
+thread).
 
 | compared | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

@@ -166,8 +166,9 @@ def _line(name: str, row: dict, base: float) -> str:
 
 _SECTION = """## A multiplicative step against a plain step
 
-The floor of a multiplicative step is one step of ordinary training on the same samples: it draws the weights as well, and nothing else. One thread. On a
-small batch the draw and the bookkeeping of a step, a few tenths of a millisecond, can be seen.
+The floor of a multiplicative step is one step of ordinary training on the same samples: it draws the weights as well,
+and nothing else. One thread. On a small batch the draw and the bookkeeping of a step, a few tenths of a millisecond,
+can be seen.
 
 | MSGD-Cov step / plain step | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|
@@ -175,9 +176,10 @@ small batch the draw and the bookkeeping of a step, a few tenths of a millisecon
 
 ## Gaussian noise with the covariance of SGD
 
-Four routes to the same law N(0, C), on the LeNet with n = {n} images, one thread. The gradient noise is the gradient matrix times a Gaussian vector, so
-the weighted backward pass needs no matrix. The d × d route, which the paper compares with, forms C (d² numbers) and decomposes it. The n × n route is what
-a careful programmer would do instead, and against it the advantage is a small factor.
+Four routes to the same law N(0, C), on the LeNet with n = {n} images, one thread. The gradient noise is the gradient
+matrix times a Gaussian vector, so the weighted backward pass needs no matrix. The d × d route, which the paper compares
+with, forms C (d² numbers) and decomposes it. The n × n route is what a careful programmer would do instead, and against
+it the advantage is a small factor.
 
 | route | time of a draw | time / MSGD-Cov | peak memory above the model and data |
 |---|---|---|---|

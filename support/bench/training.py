@@ -112,8 +112,9 @@ def section(final: dict) -> str:
 
 _SECTION = """## The trainer
 
-A full-batch step of the LeNet on n = {n} images: the trainer against a plain PyTorch loop of the shape of the authors' code (parameters in one flat vector,
-all images in one pass, per-sample losses times a mask). The trainer keeps channels last in memory and passes chunks that fit the processor's cache.
+A full-batch step of the LeNet on n = {n} images: the trainer against a plain PyTorch loop of the shape of the authors'
+code (parameters in one flat vector, all images in one pass, per-sample losses times a mask). The trainer keeps channels
+last in memory and passes chunks that fit the processor's cache.
 
 | steps compared | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|

@@ -7,6 +7,7 @@ that Sphinx reads again only what changed; the HTML goes to ``_build/html``. Eve
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -16,10 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support import files
-from support.book.execute import Done, Task, check_jobs, perform_all, source_digest
+from support.book.batch import repeat, tell
+from support.book.execute import Done, Task, check_limits, perform_all, source_digest
+from support.book.freshness import digest
 from support.book.parameters import InputError, complete, defaults_of, named_set, read_notebook
+from support.errors import Refused
 
 _CONFIG = ("_config.yml", "_toc.yml", "constraints.txt")
+_KEPT = (".doctrees", "jupyter_execute", "borrowed")  # what Sphinx and its extensions keep from build to build
+_STATIC = 40 * 10**6  # bytes of a book without pages, styles, scripts and MathJax
+
+
+class NoRoom(Refused):
+    """A disk that is full; the message names the folder and the room that a book needs there."""
+
+    def __init__(self, book: Book):
+        staged = sum(path.stat().st_size for path in (book.build / "stage").rglob("*") if path.is_file())
+        sources = sum(path.stat().st_size for path in book.pages().values())
+        needs = (_STATIC + 5 * max(staged, sources)) // 10**6
+        free = shutil.disk_usage(book.build).free // 10**6
+        super().__init__(
+            f"no room left on the disk of {str(book.build)!r}: the book needs about {needs} MB there and {free} MB are "
+            f"free; make room, and run this again"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,17 +83,14 @@ class Book:
         """One execution a page into ``_build/<folder>``, with a named set of parameters. Raises InputError and
         ParameterError before any of them runs.
         """
-        tasks = []
-        for name, notebook in self.pages().items():
-            defaults = defaults_of(notebook)
-            given = named_set(notebook, parameter_set)
-            if parameter_set == "default" and given and given != defaults:
-                raise InputError(
-                    f"parameters/{notebook.stem}.yaml: its set 'default' is {given}, the page's parameters cell says "
-                    f"{defaults}: make them equal"
-                )
-            tasks.append(Task(notebook, self.build / folder / f"{name}.ipynb", complete(notebook, given, defaults)))
-        return tasks
+        return [
+            Task(
+                notebook,
+                self.build / folder / f"{name}.ipynb",
+                complete(notebook, named_set(notebook, parameter_set), defaults_of(notebook)),
+            )
+            for name, notebook in self.pages().items()
+        ]
 
 
 def _documents(entry: dict | list) -> Iterator[str]:
@@ -88,24 +105,25 @@ def _documents(entry: dict | list) -> Iterator[str]:
         yield from _documents(entry.get(below, []))
 
 
-def execute(book: Book, folder: str, jobs: int, parameter_set: str = "default") -> list[Task] | None:
+def execute(
+    book: Book, folder: str, jobs: int, parameter_set: str = "default", timeout: float | None = None
+) -> list[Task] | None:
     """Execute the pages that are stale, printing a line for each; None if one failed (the others are executed all the
     same).
     """
-    check_jobs(jobs)
+    check_limits(jobs, timeout)
     tasks, failed = book.tasks(folder, parameter_set), []
     names = {task.output: name for task, name in zip(tasks, book.pages(), strict=True)}
     for task in tasks:
         task.output.parent.mkdir(parents=True, exist_ok=True)
-    for done in perform_all(tasks, jobs, book.root / "notebooks" / "records"):
+    for done in perform_all(tasks, jobs, book.root / "notebooks" / "records", timeout=timeout):
         print(_line(names[done.task.output], done), flush=True)
         failed += [done] if done.error else []
+    if any(files.is_full(done.error) for done in failed):
+        raise NoRoom(book)
     for done in failed:
-        print(
-            f"failed: {done.error}\n  what ran until then: "
-            f"{done.task.output.with_suffix('.failed.ipynb').relative_to(book.root)}",
-            file=sys.stderr,
-        )
+        notebook = done.task.notebook
+        tell(done, repeat(notebook.relative_to(book.root), named_set(notebook, parameter_set)))
     return None if failed else tasks
 
 
@@ -143,17 +161,30 @@ def _copy(source: Path, target: Path) -> bool:
     return True
 
 
-def render(book: Book, afresh: bool = False) -> bool:
+def _navigation(book: Book, tasks: list[Task]) -> str:
+    """A digest of what every page shows of the others: their order and their titles."""
+    prose = [path.read_text(encoding="utf-8") for path in sorted((book.root / "book").rglob("*.md"))]
+    for task in tasks:
+        cells = read_notebook(task.notebook).cells
+        prose.append("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    titles = [re.search(r"^# .*", text, re.MULTILINE) for text in prose]
+    toc = (book.root / "_toc.yml").read_text(encoding="utf-8")
+    return digest("\n".join([toc, *(title[0] if title else "" for title in titles)]))
+
+
+def render(book: Book, navigation: str, afresh: bool = False) -> bool:
     """Make HTML of the staged book, with warnings as errors; True if it succeeded.
 
-    Sphinx keeps what it read, but not what it warned of. So what it read is thrown away unless the build before ended
-    well.
+    Sphinx keeps what it read and the pictures that it unpacked, but neither what it warned of nor whether a picture is
+    whole. So all of that is thrown away unless the build before ended well. Where the navigation changed, it writes all
+    pages again. Raises NoRoom on a full disk.
     """
-    doctrees, html, unfinished = book.build / ".doctrees", book.build / "html", book.build / ".unfinished"
-    if afresh or unfinished.exists():
-        shutil.rmtree(doctrees, ignore_errors=True)
-        shutil.rmtree(html, ignore_errors=True)
+    unfinished, shown = book.build / ".unfinished", book.build / ".navigation"
+    again = afresh or unfinished.exists()
     unfinished.touch()
+    if again or not shown.is_file() or shown.read_text(encoding="utf-8") != navigation:
+        for name in (*(_KEPT if again else ()), "html"):
+            shutil.rmtree(book.build / name, ignore_errors=True)
     # there is no `python -m jupyter_book`, and its script need not be on the path
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     options = ["build", str(book.build / "stage"), "--path-output", str(book.root), "-n", "-W", "--keep-going", "-q"]
@@ -161,46 +192,64 @@ def render(book: Book, afresh: bool = False) -> bool:
         [*program, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
+        if files.is_full(done.stdout):
+            raise NoRoom(book)
         lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
         said = [line for line in lines if re.search(r"(WARNING|ERROR|CRITICAL):", line)]
         print("\n".join(said or lines), file=sys.stderr)
-        shutil.rmtree(doctrees, ignore_errors=True)
+        shutil.rmtree(book.build / ".doctrees", ignore_errors=True)
         return False
+    files.write_whole(shown, navigation)
     unfinished.unlink()
     return True
 
 
-def build(root: Path, jobs: int = 2) -> int:
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[Book]:
+    """The book of a tree, while no other process builds it; a full disk is one line, whatever it stopped."""
+    book = Book(root.resolve())
+    with files.lock(book.build / ".book.lock", wait=True):
+        try:
+            yield book
+        except OSError as error:
+            if not files.is_full(error):
+                raise
+            raise NoRoom(book) from error
+
+
+def build(root: Path, jobs: int = 2, timeout: float | None = None) -> int:
     """Build the book of the tree ``root`` into ``_build/html`` and print where its first page is; the exit status, 1 if
     a page failed or Sphinx warned.
     """
-    book = Book(root.resolve())
-    tasks = execute(book, "executed", jobs)
-    if tasks is None:
-        return 1
-    if not render(book, stage(book, tasks)):
-        print("error: the book has warnings, see above; nothing is built until they are gone", file=sys.stderr)
-        return 1
-    print(f"The book is ready: {(book.build / 'html' / 'index.html')}")
+    with _alone(root) as book:
+        tasks = execute(book, "executed", jobs, timeout=timeout)
+        if tasks is None:
+            return 1
+        afresh = stage(book, tasks)
+        if not render(book, _navigation(book, tasks), afresh):
+            print("error: the book has warnings, see above; nothing is built until they are gone", file=sys.stderr)
+            return 1
+        print(f"The book is ready: {(book.build / 'html' / 'index.html')}")
     return 0
 
 
-def refresh(root: Path, jobs: int = 2) -> int:
+def refresh(root: Path, jobs: int = 2, timeout: float | None = None) -> int:
     """Execute what is stale and copy the outputs into the notebooks of the tree; the exit status, 1 if a page failed or
     was edited while it ran.
     """
-    book = Book(root.resolve())
-    tasks, edited = execute(book, "executed", jobs), False
-    for task in tasks or ():
-        name = task.notebook.relative_to(book.root)
-        if source_digest(read_notebook(task.notebook)) != source_digest(read_notebook(task.output)):
-            print(f"{name}  was edited while it ran: left as it is, run this again", file=sys.stderr)
-            edited = True
-        elif _copy(task.output, task.notebook):
-            print(f"{name}  refreshed")
+    with _alone(root) as book:
+        tasks, edited = execute(book, "executed", jobs, timeout=timeout), False
+        for task in tasks or ():
+            name = task.notebook.relative_to(book.root)
+            if source_digest(read_notebook(task.notebook)) != source_digest(read_notebook(task.output)):
+                print(f"{name}  was edited while it ran: left as it is, run this again", file=sys.stderr)
+                edited = True
+            elif _copy(task.output, task.notebook):
+                print(f"{name}  refreshed")
     return int(tasks is None or edited)
 
 
-def smoke(root: Path, jobs: int = 2) -> int:
+def smoke(root: Path, jobs: int = 2, timeout: float | None = None) -> int:
     """Execute every page with its set ``smoke`` into ``_build/smoke``; the exit status, 1 if a page failed."""
-    return int(execute(Book(root.resolve()), "smoke", jobs, "smoke") is None)
+    with _alone(root) as book:
+        return int(execute(book, "smoke", jobs, "smoke", timeout) is None)

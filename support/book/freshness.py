@@ -50,7 +50,7 @@ class Inputs:
     @classmethod
     def take(cls, records: Path, package: Path = PACKAGE) -> Inputs:
         """Read the digests now: the package's modules and ledger, and the files of the folder ``records`` (but hidden
-        ones, which are being written).
+        ones, which are being written) and of the plans beside it, as ``plans/…``.
         """
         from support.claims import ledger
 
@@ -58,11 +58,7 @@ class Inputs:
             constraints=file_digest(package.parent / "constraints.txt"),
             modules={_module_name(path, package): file_digest(path) for path in package.rglob("*.py")},
             claims={name: json_digest(asdict(claim)) for name, claim in ledger.load().items()},
-            records={
-                path.relative_to(records).as_posix(): file_digest(path)
-                for path in sorted(records.rglob("[!.]*"))
-                if path.is_file()
-            },
+            records=_digests(records) | _digests(records.parent / "plans", "plans/"),
         )
 
     def of(self, names: Mapping[str, Iterable[str]]) -> dict[str, str]:
@@ -85,6 +81,11 @@ class Inputs:
         return json_digest(files) if files else "missing"
 
 
+def _digests(folder: Path, prefix: str = "") -> dict[str, str]:
+    found = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file())
+    return {prefix + path.relative_to(folder).as_posix(): file_digest(path) for path in found}
+
+
 def _module_name(path: Path, package: Path) -> str:
     parts = path.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -103,27 +104,36 @@ def make(source: str, parameters: dict, how: str, inputs: Inputs, names: Mapping
     }
 
 
-def store(path: Path, key: dict[str, Any], outputs: Iterable[Path]) -> None:
-    """Write a key beside its results, which it seals by their digests. Written last and in one piece: what has no key
-    is not finished.
+def store(path: Path, key: dict[str, Any], outputs: Iterable[Path], seconds: float = 0.0) -> None:
+    """Write a key beside its results, which it seals by their digests, with the seconds that they took. Written last
+    and in one piece: what has no key is not finished.
     """
-    sealed = key | {"outputs": {output.name: file_digest(output) for output in outputs}}
+    sealed = key | {"outputs": {output.name: file_digest(output) for output in outputs}, "seconds": round(seconds, 1)}
     files.write_whole(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """A key as it was written; empty where there is none that can be read, or another thing in its place."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def stale(path: Path, source: str, parameters: dict, how: str, inputs: Inputs) -> str | None:
     """Why the result whose key stands at ``path`` must be made again, in a few words; None if it is fresh."""
+    old = stored(path)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        outputs, used = stored.pop("outputs"), stored["used"]
+        outputs, used = dict(old["outputs"]), dict(old["used"])
         names = {
             kind + "s": [name.partition(" ")[2] for name in used if name.startswith(kind + " ")]
             for kind in ("module", "claim", "record")
         }
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return "new"
-    now = make(source, json.loads(json.dumps(parameters)), how, inputs, names)
-    changed = [field for field in now if field != "used" and now[field] != stored.get(field)]
+    now = make(source, parameters, how, inputs, names)
+    changed = [field for field in now if field != "used" and json_digest(now[field]) != json_digest(old.get(field))]
     changed += [name for name, sha in now["used"].items() if used[name] != sha]
     changed += [name for name, sha in outputs.items() if file_digest(path.parent / name) != sha]
     if not changed:

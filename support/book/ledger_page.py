@@ -1,18 +1,15 @@
 """A Sphinx extension: the ledger page, collected from the notebooks of this build, and the table of pinned versions;
 and no script from the network.
 
-``{ledger}`` lists every claim of the papers with its place, its statement, its verdict and the evidence for it. A
-computed verdict is read from the outputs of the notebooks that are being built, and from nowhere else. ``{versions}``
-lists packages as constraints.txt pins them. Two pages that reach different verdicts on one claim, and a verdict on an
-unknown claim, are warnings.
+``{ledger}`` lists every claim of the papers with its place, its statement, its verdict and the evidence for it;
+``{counts}`` says how many have which verdict. A computed verdict is read from the outputs of the notebooks that are
+being built, and from nowhere else (`support.book.verdicts`). ``{versions}`` lists packages as constraints.txt pins
+them. Two pages that reach different verdicts on one claim, and a verdict on an unknown claim, are warnings.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,60 +18,25 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from support.book import verdicts
+from support.book.verdicts import Evidence
 from support.claims import ledger
 from support.claims.box import HEADINGS, anchor, css_class
-from support.claims.check import MIME
 
-NO_CHECK = "no check yet"
 _THEBE = ("init_thebe_core", "update_thebe_context")
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """One check on one page: what `Verdict.as_json` says, and the document that says it."""
-
-    document: str
-    verdict: dict[str, Any]
-
-
-def collect(source: Path, documents: list[str]) -> dict[str, list[Evidence]]:
-    """The verdicts in the outputs of the notebooks among ``documents`` (names below ``source``, without suffix), by
-    claim.
-    """
-    found: dict[str, list[Evidence]] = {}
-    for document in documents:
-        path = source / f"{document}.ipynb"
-        if not path.is_file():
-            continue
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            for output in cell.get("outputs", ()):
-                if verdict := output.get("data", {}).get(MIME):
-                    found.setdefault(verdict["id"], []).append(Evidence(document, verdict))
+def _collected(directive: SphinxDirective) -> dict[str, list[Evidence]]:
+    """The verdicts of this build, for a directive whose page is read again when they change."""
+    env = directive.env
+    env.metadata[env.docname]["collected"] = "yes"
+    for path in (*Path(ledger.__file__).parent.glob("*.yaml"), Path(__file__), Path(verdicts.__file__)):
+        env.note_dependency(str(path))
+    found = verdicts.collect(Path(env.srcdir), sorted(env.found_docs))
+    for document in sorted({item.document for items in found.values() for item in items}):
+        env.note_dependency(env.doc2path(document))
     return found
-
-
-def problems(found: dict[str, list[Evidence]], claims: dict[str, ledger.Claim]) -> list[str]:
-    """What contradicts itself in the collected verdicts: an unknown claim, or two verdicts on one."""
-    unknown = [
-        f"{name}: checked on {items[0].document}, but no claim of the ledger"
-        for name, items in found.items()
-        if name not in claims
-    ]
-    divided = [
-        f"{name}: contradictory verdicts: "
-        + ", ".join(f"{item.verdict['verdict']} on {item.document}" for item in items)
-        for name, items in found.items()
-        if len({item.verdict["verdict"] for item in items}) > 1
-    ]
-    return unknown + divided
-
-
-def verdict_of(claim: ledger.Claim, evidence: list[Evidence]) -> str:
-    """The verdict that the page shows: the computed one, else the written one, else "no check yet"."""
-    if evidence:
-        return evidence[0].verdict["verdict"]
-    return claim.expected if claim.expected in ledger.WRITTEN else NO_CHECK
 
 
 class Ledger(SphinxDirective):
@@ -82,24 +44,17 @@ class Ledger(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.metadata[self.env.docname]["ledger"] = "yes"
-        for path in (*Path(ledger.__file__).parent.glob("*.yaml"), Path(__file__)):
-            self.env.note_dependency(str(path))
-        found = collect(Path(self.env.srcdir), sorted(self.env.found_docs))
-        for document in sorted({item.document for items in found.values() for item in items}):
-            self.env.note_dependency(self.env.doc2path(document))
-        for problem in problems(found, ledger.load()):
+        found = _collected(self)
+        for problem in verdicts.problems(found, ledger.load()):
             _LOG.warning(problem, location=self.get_location(), type="ledger")
         sections = [self._paper(paper, title, claims, found) for paper, (title, claims) in ledger.papers().items()]
         return [self._summary(found), *sections]
 
     def _summary(self, found: dict[str, list[Evidence]]) -> nodes.Node:
         papers = ledger.papers()
-        counts = {
-            paper: Counter(verdict_of(claim, found.get(claim.id, [])) for claim in claims)
-            for paper, (_, claims) in papers.items()
-        }
+        counts = {paper: verdicts.counts(claims, found) for paper, (_, claims) in papers.items()}
         rows = [["verdict", *(_short(title) for title, _ in papers.values()), "all"]]
-        for verdict in (*ledger.VERDICTS, NO_CHECK):
+        for verdict in (*ledger.VERDICTS, verdicts.NO_CHECK):
             numbers = [count[verdict] for count in counts.values()]
             rows.append([verdict, *map(str, numbers), str(sum(numbers))])
         totals = [sum(count.values()) for count in counts.values()]
@@ -115,7 +70,7 @@ class Ledger(SphinxDirective):
         return section
 
     def _claim(self, claim: ledger.Claim, evidence: list[Evidence]) -> nodes.Node:
-        verdict = verdict_of(claim, evidence)
+        verdict = verdicts.verdict_of(claim, evidence)
         box = nodes.container(
             ids=[anchor(claim.id, "claim")], classes=["ledger-claim", css_class(verdict), f"paper-{claim.paper}"]
         )
@@ -150,8 +105,16 @@ class Ledger(SphinxDirective):
         return part
 
 
+class Counts(SphinxDirective):
+    """The directive ``{counts}``: how many claims have which verdict, in a paragraph."""
+
+    def run(self) -> list[nodes.Node]:
+        said = verdicts.sentence(verdicts.counts(ledger.load().values(), _collected(self)))
+        return [nodes.paragraph(said, said)]
+
+
 class Versions(SphinxDirective):
-    """The directive ``{versions}``: its content names packages; a table shows the versions that constraints.txt pins."""
+    """The directive ``{versions}``: its content names packages; a table shows what constraints.txt pins."""
 
     has_content = True
 
@@ -213,7 +176,7 @@ def outdated(app: Sphinx, env, added: set[str], changed: set[str], removed: set[
     return [
         document
         for document in known
-        if "ledger" in env.metadata[document] or "{glue" in Path(env.doc2path(document)).read_text(encoding="utf-8")
+        if "collected" in env.metadata[document] or "{glue" in Path(env.doc2path(document)).read_text(encoding="utf-8")
     ]
 
 
@@ -234,6 +197,7 @@ def add_filter(app: Sphinx, page: str, template: str, context: dict, doctree: An
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives with Sphinx."""
     app.add_directive("ledger", Ledger)
+    app.add_directive("counts", Counts)
     app.add_directive("versions", Versions)
     app.connect("config-inited", without_thebe)
     app.connect("env-get-outdated", outdated)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html as _html
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from support.claims.check import Verdict
+from support.claims.judge import Verdict
+from support.errors import instance
 
+MIME = "application/vnd.support.claim+json"  # of a verdict in a cell's output, from which the ledger page is collected
 # columns of a verdict's numbers, here and on the ledger page, with their headings
 HEADINGS = {"case": "", "measured": "measured", "printed": "as printed", "true": "corrected", "interval": "interval"}
 # every page stands two folders below the book's root, so one relative address serves all
@@ -16,17 +16,31 @@ _LEDGER = "../../book/ledger.html"
 
 
 def anchor(claim_id: str, prefix: str) -> str:
-    """The id of an HTML element that belongs to a claim: ``claim-…`` on the ledger page, ``check-…`` at its box."""
+    """The id of an HTML element that belongs to a claim: ``claim-…`` on the ledger page, ``check-…`` at its box.
+
+    >>> anchor("wu.prop1.with", "claim")
+    'claim-wu-prop1-with'
+    """
     return f"{prefix}-{claim_id.replace('.', '-').replace('_', '-')}"
 
 
 def css_class(verdict: str) -> str:
-    """The style class of a verdict, such as ``verdict-not-reproduced``."""
+    """The style class of a verdict, such as ``verdict-not-reproduced``.
+
+    >>> css_class("not reproduced")
+    'verdict-not-reproduced'
+    """
     return "verdict-" + verdict.replace(" ", "-")
 
 
 def math_html(text: str) -> str:
-    """Escape text for HTML and mark its ``$…$`` as inline math for MathJax, in the book and in a lab."""
+    """Escape text for HTML and mark its ``$…$`` as inline math for MathJax, in the book and in a lab. Raises WrongType
+    for what is no text.
+
+    >>> math_html("a < $b$")
+    'a &lt; <span class="math notranslate nohighlight">\\\\(b\\\\)</span>'
+    """
+    instance("text", text, str, "give a text")
     pieces = [_html.escape(piece, quote=False) for piece in re.split(r"\$([^$]+)\$", text)]
     return "".join(
         f'<span class="math notranslate nohighlight">\\({piece}\\)</span>' if k % 2 else piece
@@ -53,7 +67,8 @@ def html(verdict: Verdict) -> str:
     )
     parts = [
         f'<div class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}">',
-        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> <a class="claim-id" href="{link}">{claim.id}</a> '
+        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> '
+        f'<a class="claim-id" href="{link}">{claim.id}</a> '
         f'<span class="claim-where">{_html.escape(claim.where)}</span></p>',
         f'<p class="claim-statement">{math_html(claim.statement)}</p>',
         f'<div class="claim-numbers"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
@@ -73,3 +88,16 @@ def text(verdict: Verdict) -> str:
     for row in verdict.rows:
         lines.append("  " + "; ".join(f"{HEADINGS[c] or 'case'}: {row[c]}" for c in HEADINGS if c in row))
     return "\n".join([*lines, *(f"  {line}" for line in (verdict.note, _warning(verdict)) if line)])
+
+
+def show(verdict: Verdict) -> None:
+    """Show a verdict as this place can: in a notebook a box that carries its data along, elsewhere text."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ModuleNotFoundError:
+        get_ipython = display = None
+    if get_ipython and get_ipython() is not None:
+        display({"text/plain": text(verdict), "text/html": html(verdict), MIME: verdict.as_json()}, raw=True)
+    else:
+        print(text(verdict))

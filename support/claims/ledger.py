@@ -26,7 +26,13 @@ class LedgerError(Refused):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: id, place in the paper, kind, statement in our words, and what is known of it."""
+    """One claim: id, place in the paper, kind, statement in our words, and what is known of it.
+
+    Raises LedgerError for a kind or verdict that does not exist, and where `truth` or `reason` is missing.
+
+    >>> Claim("wu.size", "wu", "Section 2", "mathematical", "It is 3.", expected="refuted", truth="It is 4.").expected
+    'refuted'
+    """
 
     id: str
     paper: str
@@ -52,7 +58,12 @@ class Claim:
 
 
 def read(path: Path) -> tuple[str, list[Claim]]:
-    """Read one ledger file: its title and its claims. Raises LedgerError for a malformed or doubled entry."""
+    """Read one ledger file: its title and its claims. Raises LedgerError for a malformed or doubled entry.
+
+    >>> title, claims = read(Path(__file__).parent / "wu.yaml")
+    >>> claims[0].id
+    'wu.sec2.unbiased'
+    """
     import yaml
 
     content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -73,11 +84,19 @@ def read(path: Path) -> tuple[str, list[Claim]]:
 
 @cache
 def papers() -> dict[str, tuple[str, list[Claim]]]:
-    """Title and claims of every paper, in the book's order."""
+    """Title and claims of every paper, in the book's order.
+
+    >>> list(papers())
+    ['wu', 'zhu', 'wen', 'ziyin']
+    """
     return {paper: read(Path(__file__).parent / f"{paper}.yaml") for paper in PAPERS}
 
 
 @cache
 def load() -> dict[str, Claim]:
-    """All claims by id, in the papers' order."""
+    """All claims by id, in the papers' order.
+
+    >>> load()["wu.prop1.with"].where
+    'Proposition 1; Appendix A.1'
+    """
     return {claim.id: claim for _, claims in papers().values() for claim in claims}

@@ -2,14 +2,10 @@ r"""Averaged least squares, exactly: the risk of θ_n and of the average θ̄_n 
 Theorem 1's bounds beside it.
 
 The problem is to minimise ``f(θ) = ½ E (xᵀθ − y)²`` over a law of (x, y), a population. A step is ``θ ← θ − η g̃`` with
-a weighted gradient ``g̃ = Σ_r w_r x_r (x_rᵀθ − y_r)``. Whatever the class of the exchangeable weights, two numbers of
-their covariance say all that second moments see:
-
-    E g̃g̃ᵀ = p E ggᵀ + (1 + j − p) ∇f∇fᵀ        g: gradient of one sample;  p = 1/b_eff, the strength;  j = Var Σ_r
-    w_r, the jitter
-
-So the mean m and the second moment M of δ = θ − θ*, and its moment with the sum of the past iterates, obey a closed
-linear recursion:
+a weighted gradient ``g̃ = Σ_r w_r x_r (x_rᵀθ − y_r)``, of which second moments see the strength p and the jitter j of a
+`BatchNoise`.
+The mean m and the second moment M of δ = θ − θ*, and its moment with the sum of the past iterates, obey a closed linear
+recursion:
 
     M ← M − η(ΣM + MΣ) + η² [ p (E xxᵀMxxᵀ − 2 E ε(xᵀm)xxᵀ + E ε²xxᵀ) + (1 + j − p) ΣMΣ ],   m ← (I − ηΣ) m,   Σ = E
     xxᵀ,  ε = y − xᵀθ*
@@ -22,77 +18,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from support.errors import NotFinite, Refused
-from support.exact.populations import FinitePopulation, Population
-from support.sampling import Law, MiniBatch
+from support.errors import NotFinite, Refused, array, choice, instance, integer, numpy_generator, real
+from support.exact.batch_noise import BatchNoise, a_law
+from support.exact.least_squares import stability_limit
+from support.exact.populations import FinitePopulation, Population, a_population
+from support.sampling import Law
 
 FORMS = ("corrected", "additive", "minkowski", "printed")
-
-
-@dataclass(frozen=True)
-class BatchNoise:
-    """How noisy a step is: ``strength`` p = 1/b_eff, the share of one sample's noise, and ``jitter`` j, the variance of
-    the sum of the weights (no units).
-
-    SGD on b fresh samples: p = 1/b, j = 0. Raises ValueError for a negative or non-finite number.
-    """
-
-    strength: Any
-    jitter: Any = 0
-
-    def __post_init__(self):
-        for name in ("strength", "jitter"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 <= value < math.inf):
-                raise Refused(f"{name} = {value!r} is no variance: give a finite number ≥ 0")
-
-    @property
-    def pairs(self):
-        """Coefficient of ∇f∇fᵀ, ``1 + j − p``: what products of two different samples contribute to E g̃g̃ᵀ."""
-        return 1 + self.jitter - self.strength
-
-
-def fresh(law: Law) -> BatchNoise:
-    """Noise of a step on n *fresh* samples with weights of this law: ``p = n E w_r²``, the online setting of Theorem 1,
-    where the law's n is the paper's B.
-
-    The Theorem's covariance is that of b drawn from B without replacement: ``fresh(MiniBatch(B, b, replace=False))``
-    has p = 1/b and j = 0 whatever B.
-    """
-    covariance = law.covariance
-    return BatchNoise(law.n * (covariance.diagonal + law.mean**2), covariance.total_variance)
-
-
-def fixed(law: Law) -> BatchNoise:
-    """Noise of a step on a *fixed* training set, the population, of n samples with weights of this law: ``p = n a`` for
-    Var W = aI + c11ᵀ.
-    """
-    return BatchNoise(law.n * law.covariance.a, law.covariance.total_variance)
-
-
-def matched(b: int, B: int | None = None) -> BatchNoise:
-    """Noise of a step on B fresh samples with Theorem 1's covariance ``(B−b)/(bB(B−1)) (I − 11ᵀ/B)``; without B, of SGD
-    on b fresh samples.
-
-    Raises ValueError for B < b, and for B = 1, where the covariance is 0/0.
-    """
-    if b < 1:
-        raise Refused(f"b = {b} is no batch size: give b ≥ 1")
-    if B is None:
-        return BatchNoise(Fraction(1, b))
-    if B == 1:
-        raise Refused("B = 1 makes the covariance (B−b)/(bB(B−1)) 0/0: give B ≥ 2, or leave B out for plain SGD")
-    if b > B:
-        raise Refused(
-            f"b = {b} exceeds B = {B}: noise can be added to a large batch, not taken from a small one; choose B ≥ b"
-        )
-    return fresh(MiniBatch(B, b, replace=False))
 
 
 class Risks(NamedTuple):
@@ -106,16 +42,21 @@ class Risks(NamedTuple):
 
 
 def risks(population: Population, noise: BatchNoise, lr, theta, steps: int) -> Risks:
-    """Exact excess risks of the last and of the averaged iterate, started at theta (d,).
+    """Exact excess risks of the last and of the averaged iterate, started at theta (d,). The loss itself is the excess
+    and ``population.least_loss``.
 
     Rational for a rational population, noise, lr and theta. A fixed training set is a `FinitePopulation` with
-    `fixed(law)`.
-    Raises ValueError for a bad shape, lr ≤ 0 or steps < 0, FloatingPointError where the risk grows beyond floating
-    point.
+    `fixed(law)`. Raises WrongType for another type, Refused for a bad shape, lr ≤ 0 or steps < 0, NotFinite where the
+    risk grows beyond floating point.
+
+    >>> from fractions import Fraction
+    >>> from support.exact.batch_noise import matched
+    >>> population = FinitePopulation(np.array([[Fraction(1)], [Fraction(2)]]), [0, 1])
+    >>> risks(population, matched(2), Fraction(1, 5), [1], 1).last.tolist()
+    [Fraction(9, 20), Fraction(19, 160)]
     """
-    _learning_rate(lr)
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise Refused(f"steps = {steps!r}: give a whole number of steps ≥ 0")
+    _problem(population, noise, lr)
+    steps = integer("steps", steps, 0)
     frame, (p, q) = population.frame, _numbers(population, noise)
     left, trace, keep, contract = frame.left, frame.trace, frame.keep, frame.contraction(lr, q)
     mean = frame.into(population.error_of(theta))
@@ -129,13 +70,43 @@ def risks(population: Population, noise: BatchNoise, lr, theta, steps: int) -> R
             mean, own, cross = mean - lr * left(mean), keep(second), cross - lr * left(cross)
             total = total + 2 * trace(left(cross)) + trace(left(own))
             cross = cross + own
-    result = np.array(rows).T
-    if not np.isfinite(result.astype(float)).all():
-        step = int(np.argmin(np.isfinite(result.astype(float)).all(0)))
+    return Risks(*_finite(np.array(rows), lr).T)
+
+
+def last_moment(population: Population, noise: BatchNoise, lr, theta, steps: int) -> np.ndarray:
+    """Exact second moment ``E (θ_k − θ*)(θ_k − θ*)ᵀ`` of the last iterate after k = ``steps`` steps from theta: shape
+    (d, d), whose trace and whose product with Σ/2 are the last entries of `risks`; zero in directions without data.
+
+    The recursion above in full matrices, O(d³) a step and O(m d²) for m atoms. Arguments and errors as `risks`.
+
+    >>> from support.exact.batch_noise import matched
+    >>> population = FinitePopulation([[1.0, 0.0], [0.0, 1.0]], [0.0, 1.0])
+    >>> last_moment(population, matched(1), 1.0, [1.0, 0.0], 1).tolist()  # (0, −1) or (1, 0), by a coin
+    [[0.5, 0.0], [0.0, 0.5]]
+    """
+    _problem(population, noise, lr)
+    steps = integer("steps", steps, 0)
+    sigma, (p, q) = population.second_moment, _numbers(population, noise)
+    mean = population.error_of(theta)
+    second = np.outer(mean, mean)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            pull = sigma @ second
+            spread = population.fourth(second) - 2 * population.third(mean) + population.noise_moment
+            second = second - lr * (pull + pull.T) + lr * lr * (p * spread + q * pull @ sigma)
+            mean = mean - lr * sigma @ mean
+    return _finite(second, lr)
+
+
+def _finite(rows, lr):
+    """The rows, unless one of them has left floating point."""
+    good = np.isfinite(rows.astype(float)).all(1)
+    if not good.all():
         raise NotFinite(
-            f"the risk exceeds floating point at step {step}: lr = {lr} is unstable; lower it, or take fewer steps"
+            f"the risk exceeds floating point at step {int(np.argmin(good))}: lr = {lr} is unstable; lower it, or take "
+            f"fewer steps"
         )
-    return Risks(*result)
+    return rows
 
 
 def simulated(
@@ -145,12 +116,23 @@ def simulated(
     its standard error, (len(stops),) each.
 
     Every step draws law.n fresh samples and the law's weights. Beside `risks` as a check that knows nothing of the
-    recursion. Raises ValueError for runs < 2.
+    recursion. Raises WrongType for another type, Refused for runs < 2, no stops or a bad shape.
+
+    >>> from support.sampling import MiniBatch
+    >>> flat = FinitePopulation([[1.0], [1.0]], [0.0, 0.0])
+    >>> simulated(flat, MiniBatch(2, 1), 0.5, [2.0], [1], 3, np.random.default_rng(1))  # every step halves θ
+    (array([1.125]), array([0.]))
     """
-    if runs < 2:
-        raise Refused(f"runs = {runs}: a standard error needs at least 2 runs")
+    instance("population", population, FinitePopulation, "give FinitePopulation(inputs, targets)")
+    a_law(law)
+    real("lr", lr, above=0)
+    stops = [integer("stops", stop, 0) for stop in array("stops", stops, ("stops",), rational=True).tolist()]
+    if not stops:
+        raise Refused("stops are empty: give the numbers of steps to look at")
+    runs = integer("runs", runs, 2, why="a standard error needs at least 2 runs")
+    numpy_generator(generator)
     x, y, sigma = (array.astype(float) for array in (population.inputs, population.targets, population.second_moment))
-    now, seen = np.tile(np.asarray(theta, dtype=float), (runs, 1)), {}
+    now, seen = np.tile(array("theta", theta, population.optimum.shape), (runs, 1)), {}
     total = now.copy()
     for k in range(max(stops) + 1):
         if k in stops:
@@ -170,25 +152,38 @@ def _numbers(population, noise):
     return (noise.strength, noise.pairs) if population.exact else (float(noise.strength), float(noise.pairs))
 
 
-def _learning_rate(lr):
-    if not (isinstance(lr, Real) and 0 < lr < math.inf):
-        raise Refused(f"lr = {lr!r} is no learning rate: give a finite number > 0")
+def _problem(population, noise, lr=1):
+    """Refuse what is no population, no batch noise or no learning rate."""
+    a_population(population)
+    instance("noise", noise, BatchNoise, "give BatchNoise(strength, jitter), or fresh(law), fixed(law), matched(b, B)")
+    real("lr", lr, above=0)
 
 
 def kappa(population: Population, noise: BatchNoise) -> float:
     """κ in ``E L² ⪯ κΣ`` for L = Σ_r w_r x_r x_rᵀ: ``p R² + max(1+j−p, 0) λ``; with Theorem 1's covariance
-    ``(R² + (b−1)λ)/b`` (units of ‖x‖²).
+    ``(R² + (b−1)λ)/b`` (units of ‖x‖²). Raises WrongType for another type.
+
+    >>> from support.exact.batch_noise import matched
+    >>> kappa(FinitePopulation([[1.0], [2.0]], [0.0, 0.0]), matched(2))  # (17/5 + 5/2)/2
+    2.95
     """
+    _problem(population, noise)
     return float(noise.strength) * population.radius + max(float(noise.pairs), 0.0) * population.top
 
 
 def lr_limit(population: Population, noise: BatchNoise) -> float:
-    """The learning rate below which the bounds hold, ``2/κ``; with Theorem 1's covariance ``2b/(R² + (b−1)λ)``."""
+    """The learning rate below which the bounds hold, ``2/κ``; with Theorem 1's covariance ``2b/(R² + (b−1)λ)``. At most
+    `least_squares.stability_limit`, below which the risks stay bounded. Raises WrongType for another type.
+
+    >>> from support.exact.batch_noise import matched
+    >>> round(lr_limit(FinitePopulation([[1.0], [2.0]], [0.0, 0.0]), matched(2)), 6)
+    0.677966
+    """
     return 2 / kappa(population, noise)
 
 
 def _in_range(population, noise, lr):
-    _learning_rate(lr)
+    _problem(population, noise, lr)
     if not lr < lr_limit(population, noise):
         raise Refused(
             f"lr = {lr} is outside the theorem's range: choose 0 < lr < 2/κ = {lr_limit(population, noise):.6g}"
@@ -199,6 +194,9 @@ def _in_range(population, noise, lr):
 class Bound:
     """A bound on the excess risk of the average after n steps: ``C1/(n+1) + C2/(n+1)²``, or with ``minkowski``
     ``(√(C1/(n+1)) + √C2/(n+1))²``.
+
+    >>> float(Bound(2.0, 0.0)(1))
+    1.0
     """
 
     C1: float
@@ -218,12 +216,17 @@ def bound(population: Population, noise: BatchNoise, lr: float, theta, form: str
     0;
     "minkowski": the same constants, their roots added, for any population; "corrected": whichever of the two applies;
     "printed": as in Appendix A.2, halved because it speaks of 2(f − f*): ``C1 = σ²d/(2−ηκ)``, ``C2 = ½ q (1 + ηκd/2)``.
-    It does not hold. Raises ValueError for an unknown form, a bad theta, or lr outside 0 < lr < 2/κ.
+    It does not hold. Raises WrongType for another type, Refused for an unknown form, a bad theta, or lr outside
+    0 < lr < 2/κ.
+
+    >>> from support.exact.batch_noise import matched
+    >>> from support.exact.populations import GaussianPopulation
+    >>> float(bound(GaussianPopulation([[1.0]]), matched(1), 0.25, [0.0]).C1)  # σ²d/(2−ηκ), κ = 3
+    0.8
     """
-    if form not in FORMS:
-        raise Refused(f"form = {form!r} is unknown: choose from {', '.join(FORMS)}")
-    delta = population.error_of(theta)
+    form = choice("form", form, FORMS)
     _in_range(population, noise, lr)
+    delta = population.error_of(theta)
     lr, k, d = float(lr), kappa(population, noise), population.rank
     q, c1 = float(delta @ population.pseudo_solve(delta)), population.variance * d / (2 - lr * k)
     if form == "printed":
@@ -234,14 +237,27 @@ def bound(population: Population, noise: BatchNoise, lr: float, theta, form: str
 
 def inverse_T(population: Population, noise: BatchNoise, lr: float, matrix):
     """``T⁻¹A`` with ``TA = ΣA + AΣ − η E LAL``, in the population's `frame`, by conjugate gradients: T is positive
-    where η is in the theorem's range.
+    wherever second moments stay bounded, below `least_squares.stability_limit`.
+
+    A: an array of the frame; ``frame.back`` makes matrices (d, d) of it and of the result. Raises WrongType for another
+    type, Refused for another shape, a rational population or lr beyond the limit.
+
+    >>> from support.exact.batch_noise import matched
+    >>> from support.exact.populations import GaussianPopulation
+    >>> one = GaussianPopulation([[1.0]])
+    >>> inverse_T(one, matched(1), 0.25, one.frame.identity).round(6)  # 1/(2 − 3η)
+    array([0.8])
     """
     from scipy.sparse.linalg import LinearOperator, cg
 
-    _in_range(population, noise, lr)
+    _problem(population, noise, lr)
     if population.exact:
         raise Refused("T⁻¹ is computed in floating point: give the population as an array of floats")
-    frame, (p, q) = population.frame, _numbers(population, noise)
+    # 2/κ is at most the limit, and is cheaper
+    if not lr < lr_limit(population, noise) and not lr < (limit := stability_limit(population, noise)):
+        raise Refused(f"lr = {lr} is not stable: second moments stay bounded below lr = {limit:.6g}")
+    frame, (p, q), lr = population.frame, _numbers(population, noise), float(lr)
+    matrix = array("matrix", matrix, frame.sums.shape)
     root = np.sqrt(
         frame.sums
     )  # Σ · + · Σ multiplies by its square; dividing by it on both sides leaves the identity minus something small
@@ -254,7 +270,7 @@ def inverse_T(population: Population, noise: BatchNoise, lr: float, matrix):
     solution, failed = cg(operator, (matrix / root).ravel(), rtol=1e-13, maxiter=20 * root.size)
     if failed:
         raise NotFinite(
-            f"T⁻¹ did not converge at lr = {lr}: choose it further below 2/κ = {lr_limit(population, noise):.6g}"
+            f"T⁻¹ did not converge at lr = {lr}: choose it further below {stability_limit(population, noise):.6g}"
         )
     return solution.reshape(root.shape) / root
 
@@ -264,10 +280,16 @@ def exact_constants(population: Population, noise: BatchNoise, lr: float, theta)
     exponentially in n. C2 may be negative.
 
     With P = ηp T⁻¹ E ε²xxᵀ, the second moment in the long run: ``2 C1 = Tr (2/η − Σ) P`` and
-    ``2 C2 = Tr (2/η − Σ) T⁻¹(δδᵀ − P − 2ηp E ε(xᵀΣ⁺δ)xxᵀ)/η − (2/η²) Tr (Σ⁺ − η) P``. Raises ValueError for lr outside
-    the theorem's range.
+    ``2 C2 = Tr (2/η − Σ) T⁻¹(δδᵀ − P − 2ηp E ε(xᵀΣ⁺δ)xxᵀ)/η − (2/η²) Tr (Σ⁺ − η) P``. Holds below
+    `least_squares.stability_limit`, beyond the theorem's range too. Raises as `inverse_T`, and Refused for a bad theta.
+
+    >>> from support.exact.batch_noise import matched
+    >>> from support.exact.populations import GaussianPopulation
+    >>> round(exact_constants(GaussianPopulation([[1.0]]), matched(1), 0.25, [0.0]).C1, 6)  # (2 − η)/(2(2 − 3η))
+    0.7
     """
-    frame, p = population.frame, float(noise.strength)
+    _problem(population, noise, lr)
+    frame, p, lr = population.frame, float(noise.strength), float(lr)
     delta = population.error_of(theta)
     start, summed = frame.into(delta), frame.into(population.pseudo_solve(delta))
     stationary = lr * p * inverse_T(population, noise, lr, frame.noise)

@@ -25,7 +25,7 @@ from fractions import Fraction
 import numpy as np
 
 from support.alignment import Alignment
-from support.errors import Refused
+from support.errors import Refused, array, boolean, instance, real
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ class ClippedNetwork:
     inputs: (n, k), with a column of ones where units have a bias.  labels: (n,), zeros and ones.  output: (m,), the
     fixed output weights. delta: the threshold δ, 0 < δ < ½.
     θ is an array of shape (m, k) everywhere; matrices are d x d with d = m·k, θ flattened row by row.
-    Raises ValueError for shapes that do not fit, labels other than 0 and 1, or another δ.
+    Raises WrongType for what is no array of numbers, Refused for shapes that do not fit, labels other than 0 and 1, or
+    another δ; its methods for a θ of another shape.
+
+    >>> network = ClippedNetwork([[1.0]], [0.0], [1.0], 0.1)
+    >>> theta = np.array([[0.5]])  # f = ½, residual ½, ∇f = 1
+    >>> network.loss(theta).item(), network.hessian(theta).item(), network.fisher(theta).item()
+    (0.25, 2.0, 1.0)
     """
 
     inputs: np.ndarray
@@ -44,14 +50,18 @@ class ClippedNetwork:
     delta: float | Fraction
 
     def __post_init__(self):
-        if np.ndim(self.inputs) != 2 or np.shape(self.labels) != (len(self.inputs),) or np.ndim(self.output) != 1:
-            shapes = [np.shape(array) for array in (self.inputs, self.labels, self.output)]
-            raise Refused(
-                f"inputs, labels and output have shapes {', '.join(map(str, shapes))}: give (n, k), (n,) and (m,)"
-            )
+        inputs = array("inputs", self.inputs, ("n", "k"), rational=True)
+        exact = inputs.dtype == object
+        given = {
+            "inputs": inputs if exact else inputs.astype(float, copy=False),
+            "labels": array("labels", self.labels, (len(inputs),), rational=exact),
+            "output": array("output", self.output, ("m",), rational=exact),
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
         if not np.isin(self.labels.astype(float), (0, 1)).all():
             raise Refused(f"labels take the values {sorted(set(self.labels.astype(float)))[:5]}: give zeros and ones")
-        if not 0 < self.delta < 0.5:
+        if not 0 < real("delta", self.delta) < 0.5:
             raise Refused(f"delta = {self.delta} leaves no room between δ and 1 − δ: give 0 < delta < 1/2")
 
     @property
@@ -118,7 +128,7 @@ class ClippedNetwork:
         """Traces of H, C₁ and HC₁ and the noise along the first eigenvector of H, from the Gram matrix of the slopes:
         O(a²(m + k) + a³), no d x d.
 
-        In floats (the eigenpair is irrational). Raises ValueError where every sample is saturated, so that H = C₁ = 0.
+        In floats (the eigenpair is irrational). Raises Refused where every sample is saturated, so that H = C₁ = 0.
         """
         gram, r = self._gram(theta)
         n, squares = self.n, r**2
@@ -153,28 +163,41 @@ class ClippedNetwork:
         outputs = self.outputs(theta)
         chosen = self.unsaturated(outputs)
         x = self.inputs[chosen]
-        return x, (x @ theta.T > 0).astype(self.inputs.dtype), self.residuals(outputs)[chosen]
+        return x, (x @ np.transpose(theta) > 0).astype(self.inputs.dtype), self.residuals(outputs)[chosen]
 
     def _over_n(self, number):
         return Fraction(number, self.n) if self.inputs.dtype == object else number / self.n
 
     def _checked(self, theta):
-        if np.shape(theta) != (shape := (len(self.output), self.inputs.shape[1])):
-            raise Refused(f"theta has shape {np.shape(theta)}: give {shape}, a row a hidden unit")
-        return theta
+        return array("theta", theta, (len(self.output), self.inputs.shape[1]), rational=True)
 
 
 def descend(network: ClippedNetwork, theta, rates: Iterable[float], *, adam: bool = True) -> Iterator[np.ndarray]:
     """θ after 0, 1, 2, … full-batch steps, one for each learning rate: Adam (β = 0.9, 0.999, ε = 1e-8) or gradient
     descent.
 
-    Raises ValueError for a rate that is not positive.
+    Raises WrongType for another type, Refused for another shape of θ or a rate that is not positive.
+
+    >>> *_, last = descend(ClippedNetwork([[1.0]], [0.0], [1.0], 0.1), [[0.5]], [0.25], adam=False)
+    >>> last.item()  # ½ − ¼ · 2 · ½
+    0.25
     """
+    theta = instance("network", network, ClippedNetwork, "give ClippedNetwork(inputs, labels, output, delta)")._checked(
+        theta
+    )
+    boolean("adam", adam)
+    rates = [real(f"the learning rate of step {k}", rate, above=0) for k, rate in enumerate(_iterable(rates), 1)]
+    return _path(network, theta, rates, adam)
+
+
+def _iterable(rates):
+    return instance("rates", rates, Iterable, "give a learning rate for each step")
+
+
+def _path(network, theta, rates, adam) -> Iterator[np.ndarray]:
     theta, first, second = theta.copy(), 0.0, 0.0
     yield theta
     for step, rate in enumerate(rates, 1):
-        if not rate > 0:
-            raise Refused(f"the learning rate of step {step} is {rate}: give positive rates")
         gradient = network.gradient(theta)
         if adam:
             first = 0.9 * first + 0.1 * gradient
@@ -188,10 +211,16 @@ def loewner_at_least(larger, smaller) -> bool:
     """Whether ``larger − smaller`` is positive semidefinite, decided exactly for symmetric matrices of Fractions by
     elimination.
 
-    Raises ValueError for matrices that are not symmetric, not of one shape, or not exact.
+    Raises WrongType for what is no array of numbers, Refused for matrices that are not symmetric, not of one shape, or
+    not exact.
+
+    >>> loewner_at_least([[2, 1], [1, 2]], [[1, 0], [0, 1]]), loewner_at_least([[2, 2], [2, 1]], [[1, 0], [0, 1]])
+    (True, False)
     """
-    rest = np.array(larger - smaller, dtype=object)
-    if rest.ndim != 2 or rest.shape[0] != rest.shape[1] or (rest != rest.T).any():
+    larger = array("larger", larger, ("d", "d"), rational=True)
+    smaller = array("smaller", smaller, larger.shape, rational=True)
+    rest = np.array(larger.astype(object) - smaller.astype(object), dtype=object)
+    if rest.shape[0] != rest.shape[1] or (rest != rest.T).any():
         raise Refused(
             f"the difference, of shape {rest.shape}, is no symmetric matrix: give two symmetric matrices of one size"
         )

@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 
-from support.errors import Refused
+from support.errors import NotFinite, Refused, array, real
 
 DENSE_LIMIT = 10_000
 _TAYLOR = np.array([0.0, 0.0, *((-1.0) ** k / math.factorial(k) for k in range(2, 18))])
@@ -31,22 +31,27 @@ class OrnsteinUhlenbeck:
     """The process ``dθ = −Hθ dt + Q^{1/2} dW`` from θ = 0, its expected loss ``E L(θ_t) − L(θ_0)`` with ``L = ½ θᵀHθ``,
     and its covariance.
 
-    hessian: H, symmetric; noise: Q = ηC, symmetric positive semi-definite (Zhu et al., Eq. 12: Σ); each of shape (d,
-    d), or (d,) if diagonal. Attributes: ``curvature``, the h_i in H's eigenbasis (falling for a dense H, as given for a
-    diagonal one); ``along``, the noise q_i in these directions. Raises ValueError for matrices of another shape, not
-    finite or not symmetric, noise that is not positive semi-definite, and a dense d above 10,000.
+    hessian: H, symmetric; diffusion: Q = ηC, symmetric positive semi-definite (Zhu et al., Eq. 12: Σ); each of shape
+    (d, d), or (d,) if diagonal. Attributes: ``curvature``, the h_i in H's eigenbasis (falling for a dense H, as given
+    for a diagonal one); ``along``, the noise q_i in these directions. Raises WrongType for what is no array of numbers,
+    Refused for matrices of another shape, not finite or not symmetric, a Q that is not positive semi-definite, and a
+    dense d above 10,000.
+
+    >>> process = OrnsteinUhlenbeck([2.0, 1.0], [1.0, 1.0])
+    >>> [float(climb) for climb in (process.efficiency(math.inf), process.linear(0.5))]  # Tr Q/4, t Tr(HQ)/2
+    [0.5, 0.75]
     """
 
-    def __init__(self, hessian, noise):
-        self.curvature, self._basis, self._noise = _decompose(hessian, noise)
-        self.along = _along(self._noise, self._basis)
+    def __init__(self, hessian, diffusion):
+        self.curvature, self._basis, self._diffusion = _decompose(hessian, diffusion, "diffusion")
+        self.along = _along(self._diffusion)
 
     def efficiency(self, t):
         """Escaping efficiency ``¼ Tr((I − e^{−2Ht}) Q)`` (Zhu et al., Eq. 13), exact for every symmetric H.
 
         t: a time ≥ 0 or an array of times; infinity gives the limit, ``¼ Tr(P Q)`` with P the projector on the range of
         H if H ⪰ 0. A negative curvature that receives noise makes the loss fall without end: −inf where the value
-        leaves float64, and in the limit. Raises ValueError for t < 0 or nan.
+        leaves float64, and in the limit. Raises WrongType, or Refused for t < 0 or nan.
         """
         with np.errstate(over="ignore"):
             return _sum(self.along, -np.expm1(-self._exponent(t))) / 4
@@ -84,18 +89,18 @@ class OrnsteinUhlenbeck:
         """``E θ_t θ_tᵀ = ∫₀ᵗ e^{−Hs} Q e^{−Hs} ds``, shape (d, d); (d,), its diagonal, if H and Q were given as
         diagonals.
 
-        t: one time ≥ 0; infinity gives the stationary covariance. Raises ValueError for t < 0 or nan, OverflowError
-        where an entry is infinite (a curvature ≤ 0 that receives noise, in the limit) or leaves float64.
+        t: one time ≥ 0; infinity gives the stationary covariance. Raises Refused for t < 0 or nan, NotFinite where an
+        entry is infinite (a curvature ≤ 0 that receives noise, in the limit) or leaves float64.
         """
-        t = float(_times(t))
-        diagonal = self._noise.ndim == 1
+        t = float(_times(t, ()))
+        diagonal = self._diffusion.ndim == 1
         rates = 2 * self.curvature if diagonal else np.add.outer(self.curvature, self.curvature)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             grown = np.where(rates == 0, t, -np.expm1(-rates * t) / np.where(rates == 0, 1.0, rates))
-            moment = np.where(self._noise == 0, 0.0, self._noise * grown)
+            moment = np.where(self._diffusion == 0, 0.0, self._diffusion * grown)
         if not np.isfinite(moment).all():
             lowest = float(self.curvature.min())
-            raise OverflowError(
+            raise NotFinite(
                 f"the covariance at t = {t:g} is infinite or leaves float64: the lowest curvature is {lowest:.3g}; "
                 f"choose a smaller t"
             )
@@ -117,30 +122,32 @@ def discrete_efficiency(hessian, covariance, lr: float, steps):
 
     hessian, covariance: H and C (without η), of shape (d, d), or (d,) if diagonal; lr: η > 0; steps: k, a whole number
     ≥ 0 or an array of them; infinity gives the limit. Above ηh = 2 the loss grows without end, below h = 0 it falls:
-    ±inf where it leaves float64. Raises ValueError for bad matrices (as `OrnsteinUhlenbeck`), an lr that is not
-    positive and finite, or steps that are negative or no whole number; OverflowError where +inf and −inf meet.
+    ±inf where it leaves float64. Raises WrongType for what are no numbers, Refused for bad matrices (as
+    `OrnsteinUhlenbeck`), an lr that is not positive and finite, or steps that are negative or no whole number;
+    NotFinite where +inf and −inf meet.
+
+    >>> discrete_efficiency([1.0], [1.0], 1.0, [0, 1, 2])  # every step forgets θ: η²hc/2
+    array([0. , 0.5, 0.5])
     """
-    if not 0 < lr < math.inf:
-        raise Refused(f"lr = {lr!r} is no learning rate: give a positive, finite number")
-    k = np.asarray(steps, dtype=float)
+    lr, k = real("lr", lr, above=0), array("steps", steps, infinite=True)
     if not ((k >= 0) & ((k == np.floor(k)) | np.isinf(k))).all():
         raise Refused(f"steps = {steps!r}: give whole numbers of steps ≥ 0")
-    h, basis, noise = _decompose(hessian, covariance, "covariance")
+    h, _, noise = _decompose(hessian, covariance, "covariance")
     a = lr * h
     # the sum of (1 − a)^{2j} over j < k is (1 − (1 − u)^k)/u with u = a(2 − a), which is formed without cancellation
     u, k = np.minimum(a * (2 - a), 1.0), k[..., None]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         shrunk = np.where(k == 0, 0.0, -np.expm1(k * np.log1p(-u)))
         summed = np.where(u == 0, k, shrunk / np.where(u == 0, 1.0, u))
-        value = _sum(_along(noise, basis), np.where(h == 0, 0.0, h * summed)) * lr**2 / 2
+        value = _sum(_along(noise), np.where(h == 0, 0.0, h * summed)) * lr**2 / 2
     if np.isnan(value).any():
-        raise OverflowError(
+        raise NotFinite(
             "the loss leaves float64 upwards (ηh > 2) and downwards (h < 0) at once: choose fewer steps or a smaller lr"
         )
     return value
 
 
-def _decompose(hessian, noise, name: str = "noise"):
+def _decompose(hessian, noise, name: str):
     """Curvatures, eigenbasis (None: the coordinate axes), and the noise in that basis; what dense rounding cannot tell
     from zero is zero.
     """
@@ -162,11 +169,9 @@ def _decompose(hessian, noise, name: str = "noise"):
 
 
 def _symmetric(matrix, name: str) -> np.ndarray:
-    matrix = np.asarray(matrix, dtype=float)
+    matrix = array(name, matrix)
     if matrix.ndim not in (1, 2) or matrix.size == 0 or (matrix.ndim == 2 and matrix.shape[0] != matrix.shape[1]):
         raise Refused(f"{name} has shape {matrix.shape}: give (d, d), or (d,) for a diagonal matrix")
-    if not np.isfinite(matrix).all():
-        raise Refused(f"{name} has {int((~np.isfinite(matrix)).sum())} entries that are not finite: clean it first")
     if matrix.ndim == 1:
         return matrix
     if len(matrix) > DENSE_LIMIT:
@@ -186,13 +191,13 @@ def _without_rounding(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) <= len(values) * np.finfo(float).eps * np.abs(values).max(), 0.0, values)
 
 
-def _along(noise: np.ndarray, basis) -> np.ndarray:
+def _along(noise: np.ndarray) -> np.ndarray:
     """The noise along each direction; never negative, so that rounding cannot change a sign."""
     return np.maximum(noise if noise.ndim == 1 else noise.diagonal(), 0.0)
 
 
-def _times(t) -> np.ndarray:
-    t = np.asarray(t, dtype=float)
+def _times(t, shape: tuple | None = None) -> np.ndarray:
+    t = array("t", t, shape, infinite=True)
     if not (t >= 0).all():
         raise Refused(f"t = {np.min(t):g} is no time: give t ≥ 0")
     return t

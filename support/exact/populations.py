@@ -11,64 +11,30 @@ computed here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from support.errors import Refused
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Coordinates in which the recursion runs. Second moments are d x d matrices; for Gaussian x the vector of their
-    diagonals in the eigenbasis of Σ.
-
-    left(A) = ΣA;  outer(v) = vvᵀ;  keep(A): the diagonal of a moment, where Σ is diagonal, else all of it;
-    spread(M, m) = E (xᵀMx − 2ε xᵀm) xxᵀ, the second term left out without m;  noise = E ε²xxᵀ;  identity;
-    sums = h_i + h_j of the eigenvalues of Σ (None for rational populations);  into(v): a vector in these coordinates.
-    """
-
-    left: Callable
-    outer: Callable
-    keep: Callable
-    spread: Callable
-    noise: Any
-    identity: Any
-    sums: Any
-    into: Callable
-
-    @staticmethod
-    def trace(moment):
-        """The trace of a matrix, or the sum of its diagonal."""
-        return np.trace(moment) if np.ndim(moment) == 2 else np.sum(moment)
-
-    def contraction(self, lr, q) -> Callable:
-        """The map ``A ↦ A − η(ΣA + AΣ) + η² q ΣAΣ`` of symmetric moments."""
-        left = self.left
-        if self.sums is None:
-            return lambda moment: moment - lr * (left(moment) + left(moment).T) + lr * lr * q * left(left(moment).T)
-        factor = 1 - lr * self.sums + lr * lr * q * left(left(np.ones_like(self.sums)).T)
-        return lambda moment: (
-            factor * moment
-        )  # a bound factor.__mul__ may write its result into factor, which numpy takes for a temporary
+from support.errors import Refused, array, instance, real
+from support.exact.frames import Diagonal, Frame, Standing, Turned, weighted_outer
 
 
 class Population:
     """A law of (x, y): what `FinitePopulation` and `GaussianPopulation` share.
 
-    second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  fourth(A): E
-    xxᵀAxxᵀ for symmetric A, (d, d). third(m): E ε(xᵀm)xxᵀ, (d, d).  frame: the coordinates of the recursion.
+    second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  least_loss: ½ E ε²,
+    what a loss has more than its excess risk.  fourth(A): E xxᵀAxxᵀ for symmetric A, (d, d). third(m): E ε(xᵀm)xxᵀ,
+    (d, d).  frame: the coordinates of the recursion.
     """
 
     exact = False
     second_moment: Any
     optimum: Any
     noise_moment: Any
+    least_loss: Any
+    frame: Frame
 
     @cached_property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
@@ -116,14 +82,8 @@ class Population:
 
     def error_of(self, theta) -> np.ndarray:
         """δ = θ − θ* without its part in directions that have no data, (d,). Raises ValueError for another shape."""
-        if np.shape(theta) != self.optimum.shape:
-            raise Refused(
-                f"theta has shape {np.shape(theta)}, the population's x has {len(self.optimum)} entries: give theta "
-                f"of shape {self.optimum.shape}"
-            )
-        if not np.isfinite(np.asarray(theta, dtype=float)).all():
-            raise Refused(f"theta = {theta} is not finite: give finite numbers")
-        return self.pseudo_solve(self.second_moment @ (np.asarray(theta) - self.optimum))
+        theta = array("theta", theta, self.optimum.shape, rational=self.exact)
+        return self.pseudo_solve(self.second_moment @ (theta - self.optimum))
 
     def pseudo_solve(self, vector) -> np.ndarray:
         """Σ⁺ times a vector; rational for rational populations."""
@@ -154,50 +114,38 @@ class FinitePopulation(Population):
     """Finitely many (x, y): inputs (m, d), targets (m,), probabilities (m,), equal if left out. A training set is one.
     Arrays of Fractions stay rational.
 
-    Raises ValueError for shapes that do not fit, numbers that are not finite, probabilities that are negative or do not
-    sum to one, inputs that are all zero.
+    Raises WrongType for what is no array of numbers, Refused for shapes that do not fit, numbers that are not finite,
+    probabilities that are negative or do not sum to one, inputs that are all zero.
+
+    >>> FinitePopulation([[1.0], [1.0]], [0.0, 2.0]).optimum
+    array([1.])
     """
 
     def __init__(self, inputs, targets, probabilities=None):
-        inputs, targets = np.asarray(inputs), np.asarray(targets)
-        if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or not inputs.size:
-            raise Refused(
-                f"inputs of shape {inputs.shape} came with targets of shape {targets.shape}: give (m, d) and (m,)"
-            )
+        inputs = array("inputs", inputs, ("m", "d"), rational=True)
         m, self.exact = len(inputs), inputs.dtype == object
+        inputs = inputs if self.exact else inputs.astype(float)
+        targets = array("targets", targets, (m,), rational=self.exact)
         if probabilities is None:
-            probabilities = [Fraction(1, m)] * m
-        kind = (
-            (lambda a: np.asarray(a, dtype=object) * Fraction(1))
-            if self.exact
-            else (lambda a: np.asarray(a, dtype=float))
+            probabilities = np.array([Fraction(1, m)] * m if m else [])
+        probabilities = array("probabilities", probabilities, (m,), rational=self.exact)
+        self.inputs, self.targets, self.probabilities = (
+            a * Fraction(1) if self.exact else a for a in (inputs, targets, probabilities)
         )
-        self.inputs, self.targets, self.probabilities = kind(inputs), kind(targets), kind(probabilities)
-        for name in ("inputs", "targets", "probabilities"):
-            bad = ~np.isfinite(getattr(self, name).astype(float))
-            if bad.any():
-                raise Refused(
-                    f"{bad.sum()} of {bad.size} {name} are not finite, so the law has no moments: clean the data first"
-                )
         total = self.probabilities.sum()
-        if (
-            self.probabilities.shape != (m,)
-            or (self.probabilities < 0).any()
-            or abs(total - 1) > (0 if self.exact else 1e-9)
-        ):
-            raise Refused(
-                f"probabilities of shape {self.probabilities.shape} sum to {total}: give {m} numbers ≥ 0 with sum 1"
-            )
+        if (self.probabilities < 0).any() or abs(total - 1) > (0 if self.exact else 1e-9):
+            least = min(probabilities, default=0)
+            raise Refused(f"probabilities sum to {total}, the least is {least}: give {m} numbers ≥ 0 with sum 1")
         self.second_moment = self._moment(1)
         _ = self.spectrum  # refuses inputs that are all zero
         self.optimum = self.pseudo_solve(self.inputs.T @ (self.probabilities * self.targets))
         self.residuals = self.targets - self.inputs @ self.optimum
         self.noise_moment = self._moment(self.residuals**2)
+        self.least_loss = self.probabilities @ self.residuals**2 / 2
 
-    def _moment(self, factor, inputs=None):
+    def _moment(self, factor):
         """E[factor · xxᵀ] for a factor per atom."""
-        x = self.inputs if inputs is None else inputs
-        return (x.T * (self.probabilities * factor)) @ x
+        return weighted_outer(self.inputs, self.probabilities * factor)
 
     def noiseless(self) -> FinitePopulation:
         """The same inputs without residuals, y = xᵀθ*: what the noiseless term of the proof is about."""
@@ -211,25 +159,8 @@ class FinitePopulation(Population):
 
     @cached_property
     def frame(self) -> Frame:
-        if self.exact:
-            x, sums, into, keep = self.inputs, None, lambda v: v, lambda a: a
-            identity = np.diag([Fraction(1)] * len(self.optimum))
-            left = self.second_moment.__matmul__
-        else:
-            values, axes = self.spectrum
-            x, sums, into, keep = self.inputs @ axes, np.add.outer(values, values), axes.T.__matmul__, np.diagonal
-            identity = np.eye(len(values))
-
-            def left(matrix):
-                return (values * matrix.T).T
-
-        def spread(second, mean=None):
-            squares = np.einsum("md,md->m", x @ second, x)
-            return self._moment(squares if mean is None else squares - 2 * self.residuals * (x @ mean), x)
-
-        return Frame(
-            left, lambda v: np.outer(v, v), keep, spread, self._moment(self.residuals**2, x), identity, sums, into
-        )
+        atoms = self.inputs, self.residuals, self.probabilities
+        return Standing(self.second_moment, *atoms) if self.exact else Turned(self.spectrum, *atoms)
 
 
 class GaussianPopulation(Population):
@@ -237,39 +168,36 @@ class GaussianPopulation(Population):
     variance σ² of ε (units of y²).
 
     Isserlis: ``E xxᵀAxxᵀ = τ (2ΣAΣ + Tr(AΣ) Σ)`` with τ = 1. ``degrees`` ν < ∞ makes x multivariate Student t of second
-    moment Σ: τ = (ν−2)/(ν−4). Raises ValueError for a covariance that is not symmetric, finite and positive
-    semidefinite, for ν ≤ 4, where fourth moments do not exist, and for σ² < 0.
+    moment Σ: τ = (ν−2)/(ν−4). Raises WrongType for what is no array or number, Refused for a covariance that is not
+    symmetric, finite and positive semidefinite, for ν ≤ 4, where fourth moments do not exist, and for σ² < 0.
+
+    >>> GaussianPopulation([[2.0, 0.0], [0.0, 1.0]]).top
+    2.0
     """
 
     def __init__(self, covariance, optimum=None, variance: float = 1.0, degrees: float = math.inf):
-        covariance = np.asarray(covariance, dtype=float)
-        if (
-            covariance.ndim != 2
-            or covariance.shape[0] != covariance.shape[1]
-            or not np.isfinite(covariance).all()
-            or not np.allclose(covariance, covariance.T)
-        ):
-            raise Refused(
-                f"covariance of shape {covariance.shape} is not a finite symmetric matrix: give E xxᵀ of shape (d, d)"
-            )
+        covariance = array("covariance", covariance, ("d", "d"))
+        if covariance.shape[0] != covariance.shape[1] or not np.allclose(covariance, covariance.T):
+            raise Refused(f"covariance of shape {covariance.shape} is not a symmetric matrix: give E xxᵀ, (d, d)")
+        if not covariance.any():
+            raise Refused("covariance is zero: there is no direction in which anything could be learnt")
         if np.linalg.eigvalsh(covariance)[0] < -1e-10 * np.abs(covariance).max():
             raise Refused(
                 f"covariance has the negative eigenvalue {np.linalg.eigvalsh(covariance)[0]:.3g}: a second moment E "
                 f"xxᵀ has none"
             )
+        if degrees != math.inf:
+            degrees = real("degrees", degrees)
         if not degrees > 4:
             raise Refused(
                 f"degrees = {degrees}: fourth moments of Student's t exist only for more than 4 degrees of freedom; "
                 f"choose degrees > 4"
             )
-        if not (isinstance(variance, Real) and 0 <= variance < math.inf):
-            raise Refused(f"variance = {variance!r} is none: give a finite σ² ≥ 0")
         self.second_moment, self.factor = covariance, 1.0 if math.isinf(degrees) else (degrees - 2) / (degrees - 4)
-        self.optimum = np.zeros(len(covariance)) if optimum is None else np.asarray(optimum, dtype=float)
-        if self.optimum.shape != covariance.shape[:1]:
-            raise Refused(f"optimum has shape {self.optimum.shape}: give {covariance.shape[:1]}")
+        self.optimum = np.zeros(len(covariance)) if optimum is None else array("optimum", optimum, covariance.shape[:1])
+        variance, self.degrees = real("variance", variance, 0), degrees
         _ = self.spectrum
-        self.degrees, self.noise_moment = degrees, variance * covariance
+        self.noise_moment, self.least_loss = variance * covariance, variance / 2
 
     def noiseless(self) -> GaussianPopulation:
         """The same inputs without residuals, y = xᵀθ*: what the noiseless term of the proof is about."""
@@ -284,18 +212,14 @@ class GaussianPopulation(Population):
 
     @cached_property
     def frame(self) -> Frame:
-        h, axes = self.spectrum
+        return Diagonal(self.spectrum, self.factor, self.variance)
 
-        def spread(second, mean=None):
-            return self.factor * (2 * h * h * second + (h @ second) * h)
 
-        return Frame(
-            lambda a: h * a,
-            np.square,
-            lambda a: a,
-            spread,
-            self.variance * h,
-            np.ones_like(h),
-            2 * h,
-            axes.T.__matmul__,
-        )
+def a_population(value) -> Population:
+    """The population, or a refusal of what is none (WrongType).
+
+    >>> a_population(GaussianPopulation([[1.0]])).rank
+    1
+    """
+    remedy = "give FinitePopulation(inputs, targets) or GaussianPopulation(covariance)"
+    return instance("population", value, Population, remedy)

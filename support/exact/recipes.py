@@ -9,8 +9,7 @@ not.
 
     W_i = floor + Σ_{slots r that hold i} ( slot + σ ε_r  [ − σ mean(ε) ] )
 
-Given the picked slots, ``Σ g_i W_i`` is Gaussian (with signs for noise it is not, but its moments up to the third are
-right).
+Given the picked slots, ``Σ g_i W_i`` is Gaussian; with signs for noise it is not, and has a fourth cumulant besides.
 There are finitely many picks, so moments are finite sums.
 """
 
@@ -24,7 +23,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from support.errors import Refused, WrongType
+from support.errors import Refused, WrongType, integer
 from support.sampling import (
     Bernoulli,
     Compensated,
@@ -38,6 +37,7 @@ from support.sampling import (
     SparseFisher,
     by_name,
 )
+from support.sampling.law import checked
 
 # the left column of the zoo has weights that sum to one, the right column their counterparts that do not
 ZOO = (
@@ -91,8 +91,12 @@ class Recipe:
 
 
 def recipe(law: Law) -> Recipe:
-    """The recipe of one of the ten laws. Raises TypeError for any other."""
-    n, b, mean = law.n, law.b, law.mean
+    """The recipe of one of the ten laws. Raises WrongType for anything else.
+
+    >>> recipe(MiniBatch(n=4, b=2)).pick
+    'draws'
+    """
+    n, b, mean = checked(law).n, law.b, law.mean
     drawn = "draws" if law.replace else "subset"
     match law:
         case MiniBatch():
@@ -139,7 +143,12 @@ def recipe(law: Law) -> Recipe:
 
 
 def menagerie(n: int, b: int, B: int, *, replace: bool = True) -> dict[str, Law]:
-    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter."""
+    """The ten laws by their names, in the order of `NAMES`, with B in place of the letter.
+
+    >>> list(menagerie(6, 2, 4))[:3]
+    ['SGD', 'MSGD-Cov', 'MSGD-[Cov-4]']
+    """
+    B = integer("B", B, 1)
     named = [name.replace("-B]", f"-{B}]").replace("]-B", f"]-{B}") for name in NAMES]
     return {name: by_name(name, n, b, replace=replace) for name in named}
 
@@ -149,8 +158,11 @@ def agreement(law: Law) -> str:
 
     "whole matrix"; "all but the sum": equal in every direction whose entries sum to zero; "diagonal only"; or
     "nothing".
+
+    >>> agreement(GaussianFisher(n=4, b=2))
+    'all but the sum'
     """
-    ours, sgd = law.covariance, law.sgd_covariance
+    ours, sgd = checked(law).covariance, law.sgd_covariance
     if ours == sgd:
         return "whole matrix"
     if ours.a == sgd.a:
@@ -159,42 +171,62 @@ def agreement(law: Law) -> str:
 
 
 def parts(law: Law, g) -> Iterator[tuple]:
-    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) for every pick; fractions for g of fractions
-    or integers, n of them.
+    """``Σ g_i V_i`` given the picked slots: (probability, mean, variance) of a Gaussian for every pick.
 
-    V = W − 1/n. For "M-SGD-Rademacher", whose noise is signs, the variance is right but the law is not Gaussian: fourth
-    moments are not.
-    Raises ValueError for g of another length.
+    Fractions for g of fractions or integers, n of them; V = W − 1/n. Where the noise is signs it is no Gaussian, and
+    its fourth cumulant stands besides: that of a sign times c is −2c⁴, and those of independent signs add.
+    Raises Refused for g of another length.
+
+    >>> [tuple(map(str, part)) for part in parts(MiniBatch(n=2, b=1), [1, 0])]
+    [('1/2', '1/2', '0'), ('1/2', '-1/2', '0')]
     """
     r, g = recipe(law), np.array(g, dtype=object)
     if g.shape != (law.n,):
         raise Refused(f"g has shape {g.shape}: give one number for each of the n = {law.n} samples")
     for p, counts in r.picks():
-        total, squares = np.array(counts) @ g, np.array(counts) @ g**2
-        spread = squares - total**2 * Fraction(1, r.size) if r.centred else squares
-        yield p, r.floor * g.sum() + r.slot * total - g.sum() * law.mean, r.variance * spread
+        slots = np.array(counts)
+        total = slots @ g
+        # what the noise of a slot is multiplied by
+        factors = g - total * Fraction(1, r.size) if r.centred else g
+        fourth = (-2 * r.variance**2 * (slots @ factors**4),) if r.noise == "signs" else ()
+        mean = r.floor * g.sum() + r.slot * total - g.sum() * law.mean
+        yield p, mean, r.variance * (slots @ factors**2), *fourth
 
 
 def moments(parts: Iterable[tuple]) -> tuple:
-    """First to fourth moment of a mixture of Gaussians, given as (probability, mean, variance) of its parts."""
+    """First to fourth moment of a mixture of Gaussians (probability, mean, variance), or of what else `parts` gives.
+
+    >>> moments([(1, 0, 2)])  # N(0, 2)
+    (0, 2, 0, 12)
+    """
     first = second = third = fourth = 0
-    for p, m, s in parts:
+    for p, m, s, *cumulant in parts:
         first += p * m
         second += p * (m**2 + s)
         third += p * (m**3 + 3 * m * s)
-        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2)
+        fourth += p * (m**4 + 6 * m**2 * s + 3 * s**2 + sum(cumulant))
     return first, second, third, fourth
 
 
 def kurtosis(moments: tuple):
-    """Fourth moment over the square of the second, for a law of mean zero: 3 for a Gaussian."""
+    """Fourth moment over the square of the second, for a law of mean zero: 3 for a Gaussian. Raises Refused where the
+    law has no variance.
+
+    >>> kurtosis(moments(parts(Rademacher(n=6, b=2), [1, 0, 0, 0, 0, 0])))  # a sign has 1
+    Fraction(1, 1)
+    """
+    if not moments[1] > 0:
+        raise Refused(f"a law of variance {moments[1]} has no kurtosis: give one that varies")
     return moments[3] / moments[1] ** 2
 
 
 def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
     """Diagonal, off-diagonal and total variance of the weights, counted over all picks instead of taken from
     `Law.covariance`.
+
+    >>> [str(number) for number in counted(MiniBatch(n=4, b=2))]
+    ['3/32', '-1/32', '0']
     """
-    first, both, ones = [1] + [0] * (law.n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
+    first, both, ones = [1] + [0] * (checked(law).n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
     one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
     return one, (two - 2 * one) / 2, total

@@ -13,8 +13,8 @@ one sample the sharp bowl is the lower one inside an ellipse about the sharp min
 1/200: a step takes a run in the sharp bowl to its bottom, u = √2, whatever u was.
 
 What can be known without drawing anything is computed so (`crossing_closed_form`, `crossing`, `arrival`,
-`arrival_along`), the rest is `simulate`. Settings and the criterion of success are those of the authors' experiment;
-`protocol` chooses between their paper and their code.
+`arrival_along`); the rest is simulated in `support.exact.two_basins_runs`. Settings and the criterion of success are
+those of the authors' experiment.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import binomtest
 
-from support.errors import Refused, WrongType
+from support.errors import Refused, array, choice, integer, real
 
 DYNAMICS = ("GD", "GLD const", "GLD diag", "GLD leading", "GLD Hessian", "GLD 1st eigvec(H)")
 ROOT2 = math.sqrt(2.0)
@@ -40,7 +39,7 @@ NEAR, FAR = (
 )  # the ridge on the diagonal: distances from the sharp minimum towards the flat one and away from it
 REACHED = -0.5  # a run has arrived if both coordinates of w are below
 # the ridge of one sample: the ellipse 99 (u − CENTRE)² + 9 s² = RADIUS²
-_NORM, _CENTRE, _RADIUS = np.array([99.0, 9.0]), 101 * ROOT2 / 99, math.sqrt(800 / 99)
+NORM, CENTRE, RADIUS = np.array([99.0, 9.0]), 101 * ROOT2 / 99, math.sqrt(800 / 99)
 
 # along : across, in the sharp and in the flat bowl
 _SHAPES = {
@@ -52,32 +51,49 @@ _SHAPES = {
 _SHAPES["GLD 1st eigvec(H)"] = ((1, 0), (1, 0))
 
 
-def _known(dynamics: str, steps: int, trace) -> None:
-    if dynamics not in DYNAMICS:
-        raise Refused(f"dynamics = {dynamics!r} is unknown: choose from {', '.join(DYNAMICS)}")
-    if steps < 1:
-        raise Refused(f"steps = {steps}: take at least 1")
-    if not trace > 0:
-        raise Refused(f"trace = {trace}: the expected squared norm of the noise must be positive")
+def _known(dynamics: str, steps: int, trace) -> tuple[str, int, float]:
+    return choice("dynamics", dynamics, DYNAMICS), integer("steps", steps, 1), real("trace", trace, above=0)
 
 
 def plane(points):
-    """(w₁, w₂) to (u, s), or back: the change of coordinates is its own inverse. The last axis has length 2."""
-    points = np.asarray(points, dtype=float)
+    """(w₁, w₂) to (u, s), or back: the change of coordinates is its own inverse. The last axis has length 2.
+    Raises WrongType or Refused for anything else.
+
+    >>> plane(plane([1.0, 0.5])).round(12).tolist()
+    [1.0, 0.5]
+    """
+    points = _pairs("points", points)
     return np.stack([points[..., 0] + points[..., 1], points[..., 0] - points[..., 1]], axis=-1) / ROOT2
 
 
 def bowls(w, x):
     """Losses of the sharp and of the flat bowl at w for the sample x, both in (w₁, w₂); shapes broadcast, the last axis
     has length 2.
+
+    >>> [round(float(loss), 12) for loss in bowls([1.0, 1.0], [0.0, 0.0])]
+    [0.0, 8.0]
     """
     gap = plane(w) - plane(x)
     return (SHARP / 2 * (gap - BOTTOM) ** 2).sum(-1), (FLAT / 2 * (gap + BOTTOM) ** 2).sum(-1)
 
 
 def loss(w, data):
-    """Training loss: the mean over the data, shape (n, 2), of the lower bowl at w, shape (…, 2)."""
-    return np.minimum(*bowls(np.asarray(w)[..., None, :], data)).mean(-1)
+    """Training loss: the mean over the data, shape (n, 2), of the lower bowl at w, shape (…, 2).
+
+    >>> round(float(loss([-1.0, -1.0], [[0.0, 0.0], [-0.1, -0.1]])), 12)  # 0 and 0.1² + 0.1², both in the flat bowl
+    0.01
+    """
+    data = array("data", data, ("n", 2))
+    return np.minimum(*bowls(_pairs("w", w)[..., None, :], data)).mean(-1)
+
+
+def _pairs(name, value) -> np.ndarray:
+    value = array(name, value)
+    if value.shape[-1:] != (2,):
+        raise Refused(
+            f"{name} of shape {value.shape} are no points of the plane: give pairs of numbers in the last axis"
+        )
+    return value
 
 
 def expected_loss(w, *, spread: float = 1.0, nodes: int = 40):
@@ -85,21 +101,29 @@ def expected_loss(w, *, spread: float = 1.0, nodes: int = 40):
     ``spread``: Gauss-Hermite quadrature.
 
     Exact to rounding where one bowl is the lower one for practically all data, as at both minima; on the ridge as good
-    as its nodes.
+    as its nodes. Raises WrongType for another type, Refused for a negative spread or no nodes.
+
+    >>> expected_loss([[1.0, 1.0], [-1.0, -1.0]]).round(12).tolist()  # ½ Tr(H Var x) of the two bowls
+    [0.02, 0.0011]
     """
+    w, spread, nodes = _pairs("w", w), real("spread", spread, 0), integer("nodes", nodes, 1, 180)
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(*(spread * SPREAD[:, None] * points), indexing="ij"), axis=-1).reshape(-1, 2)
     mass = np.outer(weights, weights).ravel() / (2 * math.pi)
-    return np.minimum(*bowls(np.asarray(w)[..., None, :], plane(grid))) @ mass
+    return np.minimum(*bowls(w[..., None, :], plane(grid))) @ mass
 
 
 def edges(s):
     """The values of u between which the sharp bowl is the lower one for the sample x = 0 at s; empty (inf, −inf) beyond
-    the tips of the ellipse.
+    the tips of the ellipse. Raises WrongType for what are no numbers.
+
+    >>> [round(float(edge), 6) for edge in edges(0.0)] == [round(ROOT2 - NEAR, 6), round(ROOT2 + FAR, 6)]
+    True
     """
-    square = (_RADIUS**2 - _NORM[1] * np.square(s)) / _NORM[0]
+    s = array("s", s)
+    square = (RADIUS**2 - NORM[1] * np.square(s)) / NORM[0]
     half = np.sqrt(np.maximum(square, 0))
-    return np.where(square > 0, _CENTRE - half, np.inf), np.where(square > 0, _CENTRE + half, -np.inf)
+    return np.where(square > 0, CENTRE - half, np.inf), np.where(square > 0, CENTRE + half, -np.inf)
 
 
 def variances(dynamics: str, bowl: str, trace=TRACE):
@@ -109,11 +133,13 @@ def variances(dynamics: str, bowl: str, trace=TRACE):
     Within a bowl of Hessian A a sample's gradient is A(w − x) and a constant, so C₁ = A Var[x] A: (4, 0.4) in the sharp
     bowl, that is 0.02 times its Hessian, and 4·(10⁻⁴, 10⁻³) in the flat one. The diagonal of C₁ in (w₁, w₂) is a
     multiple of the identity in both. In the flat bowl H = 2I has no first eigenvector; here the noise keeps the
-    direction it had.
+    direction it had. Raises WrongType for what is no number, Refused for an unknown name or a trace ≤ 0.
+
+    >>> variances("GLD leading", "sharp", 11)
+    (10.0, 1.0)
     """
-    _known(dynamics, 1, trace)
-    if bowl not in ("sharp", "flat"):
-        raise Refused(f"bowl = {bowl!r} is unknown: choose sharp or flat")
+    dynamics, *_ = _known(dynamics, 1, trace)
+    bowl = choice("bowl", bowl, ("sharp", "flat"))
     if dynamics == "GD":
         return 0 * trace, 0 * trace
     along, across = _SHAPES[dynamics][bowl == "flat"]
@@ -125,15 +151,18 @@ def crossing_closed_form(dynamics: str, steps: int = STEPS, trace: float = TRACE
     side, if nothing but u is looked at.
 
     C_vv is the variance along. As η h₁ = 1, each step forgets u, whose values are independent. Exact for noise along u
-    alone, samples without scatter and the near side; otherwise the leading order.
+    alone, samples without scatter and the near side; otherwise the leading order. Raises as `arrival`.
+
+    >>> round(crossing_closed_form("GLD 1st eigvec(H)"), 4)
+    0.9211
     """
-    _known(dynamics, steps, trace)
+    dynamics, steps, trace = _known(dynamics, steps, trace)
     along = variances(dynamics, "sharp", trace)[0]
     return 0.0 if along == 0 else -math.expm1(steps * math.log1p(-float(ndtr(-NEAR / math.sqrt(along)))))
 
 
 def _kernel(means, sd, nodes, weights):
-    """Matrix that takes a function's values at the nodes to its Gaussian means: ``weights_j N(nodes_j; means_i, sd²)``."""
+    """Matrix from a function's values at the nodes to its Gaussian means: ``weights_j N(nodes_j; means_i, sd²)``."""
     z = (nodes - means[:, None]) / sd
     return weights * np.exp(-0.5 * z * z) / (sd * math.sqrt(2 * math.pi))
 
@@ -161,9 +190,12 @@ def crossing(dynamics: str, steps: int = STEPS, trace: float = TRACE) -> float:
 
     u is independent from step to step; s is a Gaussian Markov chain, s′ = 0.9 s + noise, and decides where the ridge
     is. So the chance to stay is the expectation of a product over the steps of P(u between the edges | s), a chain of
-    one dimension: quadrature, to a relative 10⁻⁵, however small it is.
+    one dimension: quadrature, to a relative 10⁻⁵, however small it is. Raises as `arrival`.
+
+    >>> crossing("GLD Hessian", 100) > crossing_closed_form("GLD Hessian", 100)
+    True
     """
-    _known(dynamics, steps, trace)
+    dynamics, steps, trace = _known(dynamics, steps, trace)
     along, across = variances(dynamics, "sharp", trace)
     if along == 0:
         return 0.0
@@ -200,11 +232,60 @@ class Arrival:
     """Probabilities to be in the flat basin (both coordinates below −½) after k = 1, 2, … more steps: from the sharp
     minimum, and from the ridge.
 
-    The ridge is its point on the diagonal on the near side; a run there sees the flat bowl.
+    The ridge is its point on the diagonal on the near side; a run there sees the flat bowl. Made by `arrival` and
+    `arrival_along`.
     """
 
     start: np.ndarray
     ridge: np.ndarray
+
+
+class _Plane:
+    """The Markov chain w in the plane, without scatter: one step of its backward equation.
+
+    Values are functions of s inside the sharp bowl, since a step forgets u there, and of (u, s) where the flat bowl
+    rules; the last row of the latter belongs to the point of the ridge on the diagonal. The ridge is cut into cells.
+    """
+
+    def __init__(self, along, across, along_flat, across_flat, cell):
+        self._sd, self._sd_flat = sd, sd_flat = math.sqrt(along), math.sqrt(along_flat)
+        self._s, self._across, self._across_flat = _across(across, across_flat)
+        low, high = edges(self._s)
+        u, weights, cells = _nodes(low[0], sd, sd_flat, cell)
+        first, last = u[cells, None] - cell / 2, u[cells, None] + cell / 2
+        cut = np.maximum(first, low), np.minimum(last, high)  # the part of a cell that sees the sharp bowl
+        self._outside = np.ones((len(u), len(self._s)))
+        self._outside[cells] -= np.maximum(cut[1] - cut[0], 0) / cell
+        self._leave = np.repeat(_kernel(np.array([ROOT2]), sd, u, weights).T, len(self._s), axis=1)
+        self._leave[cells] = _between(first, last, ROOT2, sd) - _between(*cut, ROOT2, sd)
+        # a step in the flat bowl, from every node and from the ridge
+        self._mean = 0.99 * np.append(u, ROOT2 - NEAR) - 0.01 * ROOT2
+        self._roam = _kernel(self._mean, sd_flat, u, weights)
+        self._stay, self._back = _between(low, high, ROOT2, sd), _between(low, high, self._mean[:, None], sd_flat)
+
+    def first(self):
+        """The chances to be in the flat basin after one step."""
+        goal = ROOT2 * REACHED - self._s
+        sharp = self._across @ ndtr((goal - ROOT2) / self._sd)
+        return sharp, ndtr((goal - self._mean[:, None]) / self._sd_flat) @ self._across_flat.T
+
+    def before(self, sharp, flat):
+        """The values one step earlier."""
+        fled = (self._leave * flat[:-1]).sum(0)
+        roaming = self._roam @ (self._outside * flat[:-1]) + self._back * sharp
+        return self._across @ (fled + self._stay * sharp), roaming @ self._across_flat.T
+
+
+def _nodes(ridge, sd, sd_flat, cell):
+    """Nodes and weights along u: cells about the ridge, where the bowls change, and panels on both sides; and which of
+    them are the cells.
+    """
+    zone = ridge + cell * (0.5 + np.arange(-math.ceil(0.06 / cell), math.ceil(0.64 / cell)))
+    width = 2 * min(sd, sd_flat)
+    left, w_left = _panels(-ROOT2 - 5 * sd_flat / math.sqrt(1 - 0.99**2), zone[0] - cell / 2, width)
+    right, w_right = _panels(zone[-1] + cell / 2, zone[-1] + 6 * max(sd, sd_flat), width)
+    weights = np.concatenate([w_left, np.full(len(zone), cell), w_right])
+    return np.concatenate([left, zone, right]), weights, slice(len(left), len(left) + len(zone))
 
 
 def arrival(dynamics: str, steps: int = STEPS, trace: float = TRACE, *, cell: float = 0.02) -> Arrival:
@@ -212,53 +293,37 @@ def arrival(dynamics: str, steps: int = STEPS, trace: float = TRACE, *, cell: fl
     plane, two matrix products a step.
 
     Inside the ellipse a step takes (u, s) to (√2, 0.9 s), outside to (0.99 u − 0.01√2, 0.99 s); then comes Gaussian
-    noise of the bowl's `variances`. The ridge is cut into cells of width ``cell`` along u; at 0.02 the error is below
-    10⁻³.
+    noise of the bowl's `variances`. The ridge is cut into cells of width ``cell`` along u, at most 0.1; at 0.02 the
+    error is below 10⁻³. Raises WrongType for another type, Refused for an unknown name or numbers out of range.
+
+    >>> chance = arrival("GLD 1st eigvec(H)", 100)
+    >>> bool(chance.ridge[-1] > chance.start[-1] > 0)
+    True
     """
-    _known(dynamics, steps, trace)
-    (along, across), (along_flat, across_flat) = variances(dynamics, "sharp", trace), variances(dynamics, "flat", trace)
-    if along == 0:
+    dynamics, steps, _ = _known(dynamics, steps, trace)
+    cell = real("cell", cell, high=0.1, above=0)
+    sharp, flat = variances(dynamics, "sharp", trace), variances(dynamics, "flat", trace)
+    if sharp[0] == 0:
         return Arrival(np.zeros(steps), np.zeros(steps))
-    if across == 0:
+    if sharp[1] == 0:
         return arrival_along(steps, trace, spread=0.0)
-    sd, sd_flat = math.sqrt(along), math.sqrt(along_flat)
-    s, across_step, across_step_flat = _across(across, across_flat)
-    low, high = edges(s)
-    zone = low[0] + cell * (0.5 + np.arange(-math.ceil(0.06 / cell), math.ceil(0.64 / cell)))
-    u_left, w_left = _panels(-ROOT2 - 5 * sd_flat / math.sqrt(1 - 0.99**2), zone[0] - cell / 2, 2 * min(sd, sd_flat))
-    u_right, w_right = _panels(zone[-1] + cell / 2, zone[-1] + 6 * max(sd, sd_flat), 2 * min(sd, sd_flat))
-    u, weights = np.concatenate([u_left, zone, u_right]), np.concatenate([w_left, np.full(len(zone), cell), w_right])
-    cells = slice(len(u_left), len(u_left) + len(zone))
-    first, last = zone[:, None] - cell / 2, zone[:, None] + cell / 2
-    cut = np.maximum(first, low), np.minimum(last, high)  # the part of a cell that sees the sharp bowl
-    outside = np.ones((len(u), len(s)))
-    outside[cells] -= np.maximum(cut[1] - cut[0], 0) / cell
-    leave = np.repeat(_kernel(np.array([ROOT2]), sd, u, weights).T, len(s), axis=1)
-    leave[cells] = _between(first, last, ROOT2, sd) - _between(*cut, ROOT2, sd)
-    mean = (
-        0.99 * np.append(u, ROOT2 - NEAR) - 0.01 * ROOT2
-    )  # a step in the flat bowl, from every node and from the ridge
-    roam = _kernel(mean, sd_flat, u, weights)
-    stay, back = _between(low, high, ROOT2, sd), _between(low, high, mean[:, None], sd_flat)
-    goal = ROOT2 * REACHED - s
-    sharp = across_step @ ndtr((goal - ROOT2) / sd)  # value inside the sharp bowl, at s
-    flat = ndtr((goal - mean[:, None]) / sd_flat) @ across_step_flat.T  # value where the flat bowl rules, at (u, s)
-    values = [(sharp[0], flat[-1, 0])]
+    chain = _Plane(*sharp, *flat, cell)
+    inside, outside = chain.first()
+    values = [(inside[0], outside[-1, 0])]
     for _ in range(steps - 1):
-        fled = (leave * flat[:-1]).sum(0)
-        sharp, flat = (
-            across_step @ (fled + stay * sharp),
-            (roam @ (outside * flat[:-1]) + back * sharp) @ across_step_flat.T,
-        )
-        values.append((sharp[0], flat[-1, 0]))
+        inside, outside = chain.before(inside, outside)
+        values.append((inside[0], outside[-1, 0]))
     return Arrival(*np.array(values).T)
 
 
 def expected_gradient_along(u, spread: float = 1.0):
     """Derivative along the diagonal of the expected loss at (u, 0): a closed form in x_u, Gauss-Hermite quadrature in
-    x_s. Without spread, of the one bowl.
+    x_s. Without spread, of the one bowl. Raises WrongType for what are no numbers, Refused for a negative spread.
+
+    >>> float(expected_gradient_along(2.0, 0.0)) == 2 * (2 + ROOT2)  # beyond the ridge: of the flat bowl
+    True
     """
-    u = np.asarray(u, dtype=float)
+    u, spread = array("u", u), real("spread", spread, 0)
     sharp, flat = SHARP[0] * (u - ROOT2), FLAT[0] * (u + ROOT2)
     if spread == 0:
         low, high = edges(0.0)
@@ -281,11 +346,13 @@ def arrival_along(steps: int = STEPS, trace: float = TRACE, *, spread: float = 1
 
     With the expected gradient the run stays on the diagonal: a chain of one dimension, Gauss-Legendre panels that break
     at the ridge; exact to 10⁻⁶. ``spread`` multiplies the data's standard deviations; the limit is that of infinitely
-    many samples.
+    many samples. Raises as `arrival`, and Refused for a negative spread.
+
+    >>> bool(arrival_along(50, 0.02, spread=1.0).start[-1] < arrival_along(50, 0.02, spread=0.0).start[-1])
+    True
     """
-    _known(DYNAMICS[-1], steps, trace)
-    if spread < 0:
-        raise Refused(f"spread = {spread}: a standard deviation is multiplied by it, give a number ≥ 0")
+    _, steps, trace = _known(DYNAMICS[-1], steps, trace)
+    spread = real("spread", spread, 0)
     sd, (low, high) = math.sqrt(trace), edges(0.0)
     fine = spread * SPREAD[0] * np.array([-16, -8, -4, -3, -2, -1, 0, 1, 2, 3, 4, 8, 16])
     breaks = np.concatenate([low + fine, high + fine])
@@ -299,177 +366,3 @@ def arrival_along(steps: int = STEPS, trace: float = TRACE, *, spread: float = 1
         value = step @ value[:-2]
         values.append(value[-2:])
     return Arrival(*np.array(values).T)
-
-
-class _Data:
-    """The samples of every run, and what the bowls need of them: where all see one bowl their moments do, and only a
-    run near the ridge looks at each.
-    """
-
-    def __init__(self, runs, n, spread, cumulative, generator):
-        self.x = spread * SPREAD[:, None, None] * generator.standard_normal((2, runs, n))
-        self.mean = self.x.mean(2)
-        self.reach = np.sqrt(
-            np.einsum("c,crn->rn", _NORM, self.x**2).max(1)
-        )  # by the triangle inequality no sample sees the ridge from farther away
-        self.cumulative = cumulative
-        # the gradients are A (T d − X) with T = 1 and X = x, their partial sums with T = 1 … n and X the partial sums
-        # of x
-        count = np.arange(1.0, n + 1) if cumulative else np.ones(n)
-        sums = self.x.cumsum(2) if cumulative else self.x
-        centred = sums - sums.mean(2, keepdims=True)
-        self.count_variance = count.var()
-        self.count_moment = centred @ (count - count.mean()) / n
-        self.moments = np.einsum("arn,brn->abr", centred, centred, optimize=True) / n
-
-    def look(self, w, covariance: bool):
-        """At w, shape (2, runs): the share of samples in the sharp bowl, the mean gradient, and the covariance of the
-        gradients, (2, 2, runs), if wanted.
-        """
-        radius = np.sqrt(_NORM[0] * (w[0] - _CENTRE) ** 2 + _NORM[1] * w[1] ** 2)
-        share = (radius < _RADIUS).astype(float)
-        near = np.flatnonzero(np.abs(radius - _RADIUS) <= self.reach)
-        curvature = np.where(share > 0, SHARP[:, None], FLAT[:, None])
-        gap = w - np.where(share > 0, 1.0, -1.0) * BOTTOM[:, None]
-        gradient, C = curvature * (gap - self.mean), None
-        if covariance:
-            C = self.moments
-            if self.cumulative:
-                product = gap[:, None] * self.count_moment
-                C = C + self.count_variance * gap[:, None] * gap - product - product.swapaxes(0, 1)
-            C = curvature[:, None] * curvature * C
-        if len(near):
-            away = w[:, near, None] - self.x[:, near]
-            sees = _NORM[0] * (away[0] - _CENTRE) ** 2 + _NORM[1] * away[1] ** 2 < _RADIUS**2
-            each = np.where(
-                sees,
-                SHARP[:, None, None] * (away - BOTTOM[:, None, None]),
-                FLAT[:, None, None] * (away + BOTTOM[:, None, None]),
-            )
-            share[near], gradient[:, near] = sees.mean(1), each.mean(2)
-            if covariance:
-                each = each.cumsum(2) if self.cumulative else each
-                each = each - each.mean(2, keepdims=True)
-                C[:, :, near] = np.einsum("arn,brn->abr", each, each, optimize=True) / each.shape[2]
-        return share, gradient, C
-
-
-def _noise(dynamics, z, share, C, tie):
-    """Noise of unit trace in (u, s) from white noise z, shape (2, runs)."""
-    if dynamics == "GLD const":
-        return z / ROOT2
-    if dynamics == "GLD Hessian":
-        hessian = share * SHARP[:, None] + (1 - share) * FLAT[:, None]
-        return np.sqrt(hessian / hessian.sum(0)) * z
-    if dynamics == "GLD 1st eigvec(H)":
-        on_axis = (share == 0) & (tie == "axis")
-        return z[0] * np.where(on_axis, np.array([[1.0], [-1.0]]) / ROOT2, np.array([[1.0], [0.0]]))
-    trace = C[0, 0] + C[1, 1]
-    if dynamics == "GLD diag":  # the diagonal in (w₁, w₂)
-        first, second = np.sqrt(0.5 + np.array([1, -1])[:, None] * C[0, 1] / trace) * z
-        return np.stack([first + second, first - second]) / ROOT2
-    root = np.sqrt(C[0, 0] / trace)
-    mixed = C[0, 1] / (trace * root)
-    return np.stack([root * z[0], mixed * z[0] + np.sqrt(np.maximum(C[1, 1] / trace - mixed**2, 0.0)) * z[1]])
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Simulated runs of one dynamics.
-
-    final: where they end, (runs, 2), in (w₁, w₂).   left: the first step after which most samples see the flat bowl, 0
-    for a run that stays. returned: whether a run that had left on the near side was back in the sharp bowl later.
-    flat: whether it ends on the near side outside the sharp bowl. path: positions every so many steps, (records, runs,
-    2), if asked for.
-    """
-
-    final: np.ndarray
-    left: np.ndarray
-    returned: np.ndarray
-    flat: np.ndarray
-    path: np.ndarray | None
-
-    @property
-    def arrived(self) -> np.ndarray:
-        """Success by the authors' criterion: both coordinates of the last point below −½."""
-        return (self.final < REACHED).all(1)
-
-
-def simulate(
-    dynamics: str,
-    runs: int = 2000,
-    steps: int = STEPS,
-    *,
-    generator: np.random.Generator,
-    lr: float = LR,
-    trace: float = TRACE,
-    n: int = SAMPLES,
-    spread: float = 1.0,
-    protocol: str = "code",
-    tie: str = "axis",
-    cumulative: bool = False,
-    every: int = 0,
-) -> Runs:
-    """Runs of one of the six dynamics from the sharp minimum, each with its own n samples; all runs at once.
-
-    protocol: "code" adds noise of covariance Σ, Tr Σ = ``trace``, to the parameters, ``w ← w − η∇L + ξ``; "paper" is
-    Equation (7), ``w ← w − η(∇L + ξ)``. tie: where H = 2I exactly, the first eigenvector is that which LAPACK returns,
-    (0, 1) ("axis", as in the authors' code), or stays (1, 1)/√2 ("keep"). cumulative: take the covariance of partial
-    sums of the samples' gradients instead of the gradients, a slip of the authors' code (diag and leading alone).
-    spread multiplies the data's standard deviations; every: record the path every so many steps.
-
-    Raises ValueError for an unknown name or option, for runs, steps or trace that are not positive, and where the
-    covariance would be zero; TypeError for a generator that is none.
-    """
-    if not isinstance(generator, np.random.Generator):
-        raise WrongType(f"generator = {generator!r} is no random generator: give numpy.random.default_rng(seed)")
-    _known(dynamics, steps, trace)
-    estimates = dynamics in ("GLD diag", "GLD leading")
-    if protocol not in ("code", "paper") or tie not in ("axis", "keep"):
-        raise Refused(f"protocol = {protocol!r}, tie = {tie!r}: choose protocol code or paper, tie axis or keep")
-    if runs < 1 or n < 1 or lr <= 0 or spread < 0 or every < 0:
-        raise Refused(
-            f"runs = {runs}, n = {n}, lr = {lr}, spread = {spread}, every = {every}: take runs, n >= 1, lr > 0, "
-            f"spread, every >= 0"
-        )
-    if estimates and (n < 2 or spread == 0):
-        raise Refused(f"n = {n}, spread = {spread}: {dynamics} needs samples that differ, n >= 2 and spread > 0")
-    if cumulative and not estimates:
-        raise Refused(
-            f"cumulative = True has no meaning for {dynamics}: only GLD diag and GLD leading estimate a covariance"
-        )
-    data = _Data(runs, n, spread, cumulative, generator)
-    scale = math.sqrt(trace) * (lr if protocol == "paper" else 1.0)
-    w = np.repeat(BOTTOM[:, None], runs, axis=1)
-    left, out_near, returned = np.zeros(runs, dtype=int), np.zeros(runs, dtype=bool), np.zeros(runs, dtype=bool)
-    path = []
-    for k in range(steps + 1):
-        share, gradient, C = data.look(w, estimates)
-        outside = share < 0.5
-        left[outside & (left == 0)] = k
-        returned |= out_near & ~outside
-        out_near |= outside & (w[0] < ROOT2)
-        if every and k % every == 0:
-            path.append(plane(w.T))
-        if k == steps:
-            break
-        w = w - lr * gradient
-        if dynamics != "GD":
-            w += scale * _noise(dynamics, generator.standard_normal((2, runs)), share, C, tie)
-    return Runs(plane(w.T), left, returned, outside & (w[0] < ROOT2), np.array(path) if every else None)
-
-
-def wilson(hits: int, runs: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a rate, of the given level, after ``hits`` in ``runs``."""
-    interval = binomtest(int(hits), int(runs)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def difference(first: tuple[int, int], second: tuple[int, int], level: float = 0.95) -> tuple[float, float]:
-    """Newcombe's interval for the difference of two independent rates, each given as (hits, runs): Wilson's intervals,
-    combined in squares.
-    """
-    (a, n), (b, m) = first, second
-    (low_a, high_a), (low_b, high_b) = wilson(a, n, level), wilson(b, m, level)
-    p, q = a / n, b / m
-    return p - q - math.hypot(p - low_a, high_b - q), p - q + math.hypot(high_a - p, q - low_b)

@@ -1,16 +1,18 @@
-"""The command ``python -m support experiments``: list the presets, run them, see how far they are."""
+"""The command ``python -m support experiments``: presets, their runs, how far they are; the queue of plans."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from support.errors import Refused
 
 RECORDS, WORK = Path("notebooks/records"), Path("_build/experiments")
+_MOST_SEEDS, _MOST_THREADS, _MOST_JOBS = 10_000, 1024, 1024
 
 
 class RequestError(Refused):
@@ -18,55 +20,75 @@ class RequestError(Refused):
 
 
 def add(commands) -> None:
-    """Add ``experiments list | run | status`` to the subcommands of a parser."""
-    says = "run the recorded experiments: list, run, status"
+    """Add ``experiments list | run | status | queue | import`` to the subcommands of a parser."""
+    says = "run the recorded experiments: list, run, status, queue, import"
     top = commands.add_parser("experiments", help=says, description=says).add_subparsers(
         required=True, metavar="ACTION"
     )
-    shown = top.add_parser("list", help="the presets, their methods, and what their scales change")
-    shown.set_defaults(does=list_presets)
-    example = "example: python -m support experiments run wu.fig1a --scale paper --seeds 1..3"
-    run = top.add_parser("run", help="make the records of a preset, seed by seed over all methods", epilog=example)
+
+    def action(name: str, does: Callable, says: str, example: str = "") -> argparse.ArgumentParser:
+        sub = top.add_parser(
+            name, help=says, description=says, epilog=example and f"example: python -m support {example}"
+        )
+        sub.set_defaults(does=does)
+        return sub
+
+    action("list", list_presets, "the presets, their methods, and what their scales change; the plans")
+    example = "experiments run wu.fig1a --scale paper --seeds 1..3"
+    run = action("run", run_preset, "make the records of a preset, seed by seed over all methods", example)
     run.add_argument("preset", metavar="PRESET")
     run.add_argument("--methods", metavar="A,B", help="methods, separated by commas (default: all of the preset's)")
     run.add_argument("--scale", default="book", help="smoke, book or paper (default: book)")
     run.add_argument("--seeds", default="1", metavar="1..3", help="seeds, such as 1..3 or 1,4 (default: 1)")
     run.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     run.add_argument(
-        "--jobs",
-        "-j",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time, each in a process of its own (default: 1)",
+        "--jobs", "-j", type=int, default=1, metavar="N", help="runs at a time, a process each (default: 1)"
     )
-    run.add_argument(
-        "--threads",
-        type=int,
-        default=2,
-        metavar="N",
-        help="threads of a run on the CPU; part of what fixes its last digits (default: 2)",
+    threads = "threads of a run on the CPU; part of what fixes its last digits (default: 2)"
+    run.add_argument("--threads", type=int, default=2, metavar="N", help=threads)
+    status = action("status", show_status, "which records there are, and which runs are on their way")
+    example = "experiments queue --device cuda --budget 9m -o results"
+    queue = action("queue", run_queue, "make the missing records of every plan, in the order of their worth", example)
+    queue.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    queue.add_argument(
+        "--budget", default="1h", metavar="9m", help="time to stop after, such as 90s, 9m, 2h (default: 1h)"
     )
-    run.set_defaults(does=run_preset)
-    status = top.add_parser("status", help="which records there are, and which runs are on their way")
-    status.set_defaults(does=show_status)
-    for action in (run, status):
-        action.add_argument(
-            "-o",
-            "--output",
-            type=Path,
-            default=RECORDS,
-            metavar="DIR",
-            help=f"folder of the records (default: {RECORDS})",
-        )
-        action.add_argument(
-            "--work", type=Path, default=WORK, metavar="DIR", help=f"folder of checkpoints and locks (default: {WORK})"
-        )
+    queue.add_argument("--plans", metavar="A,B", help="plans, separated by commas (default: all of them)")
+    queue.add_argument("--jobs", "-j", type=int, metavar="N", help="runs at a time (default: as many as fit)")
+    queue.add_argument("--dry-run", action="store_true", help="say what would be made and how long it will take")
+    filing = action(
+        "import",
+        import_archive,
+        "check the archive of a queue and file its records",
+        "experiments import records.tar.gz",
+    )
+    filing.add_argument("archive", type=Path, metavar="ARCHIVE")
+    for sub in (run, status, filing):
+        sub.add_argument("-o", "--output", default=str(RECORDS), metavar="DIR", help=f"records (default: {RECORDS})")
+    queue.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the archive (default: here)")
+    queue.add_argument("--records", default=str(RECORDS), metavar="DIR", help=f"records there are (default: {RECORDS})")
+    for sub in (run, status, queue, filing):
+        sub.add_argument("--work", default=str(WORK), metavar="DIR", help=f"checkpoints and locks (default: {WORK})")
+
+
+def _folder(name: str, value: str, there: bool = False) -> Path:
+    if not str(value).strip():
+        raise RequestError(f"{name} is empty: name a folder")
+    path = Path(value)
+    if there and not path.is_dir():
+        raise RequestError(f"{name} {path} is no folder: name one that is there")
+    return path
+
+
+def _count(name: str, value: int, most: int) -> int:
+    if not 1 <= value <= most:
+        raise RequestError(f"{name} = {value} is too {'few' if value < 1 else 'many'}: give 1 to {most:,}")
+    return value
 
 
 def list_presets(_: argparse.Namespace) -> int:
-    """Print every preset: what it reproduces, its methods, what each scale changes."""
-    from support.experiments import presets
+    """Print every preset: what it reproduces, its methods, what each scale changes; and the plans."""
+    from support.experiments import plans, presets
 
     for preset in presets.PRESETS.values():
         print(f"{preset.name}: {preset.reproduces}\n  methods: {', '.join(preset.methods)}")
@@ -74,87 +96,106 @@ def list_presets(_: argparse.Namespace) -> int:
             print(f"  {scale}: {_describe(preset, scale)}")
         if preset.note:
             print(f"  {preset.note}")
+    for plan in plans.read_all():
+        size = f"{len(plan.methods)} methods, {len(plan.seeds)} seeds"
+        print(f"plan {plan.name} of {plan.date}: {plan.question}\n  {plan.preset} {plan.scale}, {size}")
     return 0
 
 
 def _describe(preset, scale: str) -> str:
     changes = preset.changes(scale)
     setting = preset.setting(scale)
-    size = f"{setting.steps:,} steps, n = {setting.n}, b = {setting.b}"
-    return f"{size}, {setting.dataset}" + (
-        f"; changes {', '.join(f'{knob} {there} → {here}' for knob, (here, there) in changes.items())}"
-        if changes
-        else ""
-    )
+    size = f"{setting.steps:,} steps, n = {setting.n}, b = {setting.b}, {setting.dataset}"
+    changed = ", ".join(f"{knob} {there} → {here}" for knob, (here, there) in changes.items())
+    return size + (f"; changes {changed}" if changes else "")
 
 
 def seeds_of(text: str) -> list[int]:
     """The seeds that a text such as ``1..3`` or ``1,4,7..9`` names. Raises RequestError for another form, a descending
-    range, or a seed twice.
+    range, a seed twice, or more than 10,000.
+
+    >>> seeds_of("1,4,7..9")
+    [1, 4, 7, 8, 9]
     """
     found: list[int] = []
     for item in text.split(","):
-        if not (ends := re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", item)):
+        if not (ends := re.fullmatch(r"\s*([0-9]{1,18})(?:\.\.([0-9]{1,18}))?\s*", item)):
             raise RequestError(f"seeds {text!r} are malformed: write whole numbers such as 1..3 or 1,4")
-        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last - first >= _MOST_SEEDS or len(found) > _MOST_SEEDS:
+            raise RequestError(f"seeds {text!r} are more than {_MOST_SEEDS:,}: give fewer")
+        found += range(first, last + 1)
     if not found or len(set(found)) < len(found):
         raise RequestError(
-            f"seeds {text!r} hold no seed, or one twice: write each once, and the smaller end of a range first"
+            f"seeds {text!r} hold no seed, or one twice: write each once, and a range's smaller end first"
         )
     return found
 
 
+def seconds_of(text: str) -> float:
+    """The seconds that a text such as ``90s``, ``9m`` or ``1.5h`` names. Raises RequestError for another form.
+
+    >>> seconds_of("9m")
+    540.0
+    """
+    if not (form := re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smh])\s*", text)) or not float(form[1]):
+        raise RequestError(f"budget {text!r} is malformed: write a time such as 90s, 9m or 2h")
+    return float(form[1]) * {"s": 1, "m": 60, "h": 3600}[form[2]]
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
 def run_preset(options: argparse.Namespace) -> int:
     """Make the records that are missing, seed by seed over the methods; the exit status is 1 if a run failed on the
-    way.
+    way,
+    or a record that is there is damaged.
     """
-    from support.experiments import data, presets, records
+    from support.experiments import data, plans, presets, records, runs
 
     preset = presets.preset(options.preset)
     setting = preset.setting(options.scale)
-    seeds = seeds_of(options.seeds)
-    methods = [preset.method(name) for name in options.methods.split(",")] if options.methods else list(preset.methods)
+    seeds, methods = seeds_of(options.seeds), list(preset.methods)
+    if options.methods is not None:
+        methods = [preset.method(name) for name in options.methods.split(",")]
     if len(set(methods)) < len(methods):
         raise RequestError(f"methods {options.methods!r} name one twice: write each once")
-    for name in ("jobs", "threads"):
-        if getattr(options, name) < 1:
-            raise RequestError(f"{name} = {getattr(options, name)} is too few: give at least 1")
-    presets.check_device(options.device)
+    _count("jobs", options.jobs, _MOST_JOBS), _count("threads", options.threads, _MOST_THREADS)
+    runs.check_device(options.device)
     data.load(setting.dataset)
-    for folder in (options.output, options.work):
+    output, work = _folder("--output", options.output), _folder("--work", options.work)
+    for folder in (output, work):
         records.check_folder(folder)
-    missing = []
-    for seed in seeds:
-        for method in methods:
-            path = options.output / f"{records.run_name(preset.name, options.scale, method, seed)}.json"
+    specs = [runs.RunSpec(preset.name, options.scale, method, seed) for seed in seeds for method in methods]
+    missing, damaged = [], 0
+    for spec in specs:
+        try:
             # a run that was killed between its record and its end has left a checkpoint: it is ended like the others
-            left = (options.work / f"{records.run_name(preset.name, options.scale, method, seed)}.pt").is_file()
-            if not presets.is_done(path, presets.config(preset, options.scale, method, seed)) or left:
-                missing.append((method, seed))
-    total = len(seeds) * len(methods)
+            if not spec.is_done(output) or (work / f"{spec.name}.pt").is_file():
+                missing.append(spec)
+        except records.RecordError as error:
+            damaged += _report(f"error: {spec.method} seed {spec.seed}: {error}", False)
     print(f"{preset.name}: {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}")
-    print(f"{total - len(missing)} of {total} records are there", flush=True)
-    return _in_turn(options, preset.name, missing)
+    print(f"{len(specs) - len(missing) - damaged} of {len(specs)} records are there", flush=True)
+    planned = plans.read_all()
+    show = None if options.jobs == 1 else False
+    calls = [(s, plans.plan_of(s, planned), output, work, options.device, options.threads, show) for s in missing]
+    return int(damaged + sum(_report(*done) for done in _in_turn(calls, options.jobs)) > 0)
 
 
-def _in_turn(options: argparse.Namespace, preset: str, missing: Sequence[tuple[str, int]]) -> int:
-    fixed = (options.output, options.work, options.device, options.threads, options.jobs == 1)
-    calls = [(preset, options.scale, method, seed, *fixed) for method, seed in missing]
-    if options.jobs == 1:
-        return int(sum(_report(*_one(*call)) for call in calls) > 0)
+def _in_turn(calls: Sequence[tuple], jobs: int) -> Iterator[tuple[str, bool]]:
+    if jobs == 1:
+        yield from (_one(*call) for call in calls)
+        return
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     # a fresh interpreter for each process: a forked torch may hang in its threads
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
-            return int(
-                sum(
-                    [_report(*future.result()) for future in as_completed([pool.submit(_one, *call) for call in calls])]
-                )
-                > 0
-            )
+            for future in as_completed([pool.submit(_one, *call) for call in calls]):
+                yield future.result()
         except BrokenProcessPool:
             raise RequestError(
                 "a process was killed, maybe for want of memory: run the same command again, with fewer jobs; it goes "
@@ -168,69 +209,88 @@ def _report(line: str, well: bool) -> bool:
     return not well
 
 
-def _one(
-    preset: str, scale: str, method: str, seed: int, output: Path, work: Path, device: str, threads: int, show: bool
-) -> tuple[str, bool]:
+def _one(spec, plan, output: Path, work: Path, device: str, threads: int, show: bool | None) -> tuple[str, bool]:
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
-    from support import files
-    from support.experiments import presets, records
+    from support.experiments import records, runs
 
     torch.set_num_threads(threads)
-    title = f"{method} seed {seed}"
+    title = f"{spec.method} seed {spec.seed}"
     try:
-        path = presets.record(
-            presets.preset(preset), scale, method, seed, output, work, device=device, show=None if show else False
-        )
-    except files.LockError as error:
-        return f"left to another process: {title}: {error}", False
+        path = runs.record(spec, output, work, plan=plan, device=device, show=show)
     except (
         ValueError,
         ArithmeticError,
         RuntimeError,
         OSError,
-    ) as error:  # from a loss that is not finite to a full disk or memory
+    ) as error:  # from a loss that is not finite to a full disk
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]
-    return (
-        f"{title}: test accuracy {final['test_accuracy']:.4f}, training loss {final['train_loss']:.4f}, {took:.0f} s, "
-        f"{path}",
-        True,
-    )
+    numbers = f"test accuracy {final['test_accuracy']:.4f}, training loss {final['train_loss']:.4f}, {took:.0f} s"
+    return f"{title}: {numbers}, {path}", True
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
 def show_status(options: argparse.Namespace) -> int:
     """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs that are
-    on their way.
+    on
+    their way; and how far each plan is.
     """
-    from support.experiments import presets, records
+    from support.experiments import plans, presets, queue
 
-    begun = False
+    output, work = _folder("--output", options.output), _folder("--work", options.work)
+    if options.output != str(RECORDS):
+        _folder("--output", options.output, there=True)
+    found = False
     for preset in presets.PRESETS.values():
         for scale, setting in preset.scales.items():
-            lines = []
-            for method in (*(["start"] if setting.escape else []), *preset.methods):
-                pattern = records.run_name(preset.name, scale, method, 0).removesuffix("0")
-                done = _seeds_with(options.output, pattern, ".json")
-                broken = [seed for seed in done if not _readable(options.output / f"{pattern}{seed}.json")]
-                steps = setting.escape.start_limit if method == "start" else setting.steps
-                under_way = [
-                    _on_its_way(options.work / f"{pattern}{seed}", steps)
-                    for seed in _seeds_with(options.work, pattern, ".lock", ".pt")
-                ]
-                said = [f"{len(done)} records (seeds {', '.join(map(str, done))})" if done else "no record"]
-                said += [f"seed {seed} cannot be read: delete it and run it again" for seed in broken]
-                said += filter(None, under_way)
-                if len(said) > 1 or done:
-                    lines.append(f"  {method}: {'; '.join(said)}")
-            if lines:
-                begun = True
+            methods = (*(["start"] if setting.escape else []), *preset.methods)
+            states = [_State.of(preset.name, scale, method, output, work) for method in methods]
+            if lines := [f"  {state.method}: {state.line}" for state in states if state.begun]:
+                found = True
                 print(f"{preset.name} {scale}", *lines, sep="\n")
-    if not begun:
-        print(f"no record in {options.output}, no run on its way in {options.work}")
+    if not found:
+        print(f"no record in {output}, no run on its way in {work}")
+    for plan in plans.read_all():
+        left = len(queue.missing([plan], [output, work / queue.RECORDS], warn=lambda line: _report(line, False)))
+        print(f"plan {plan.name}: {len(list(plan.runs())) - left} of {len(list(plan.runs()))} records")
     return 0
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far one method of a preset is: seeds with a record, those whose record is damaged, runs under way."""
+
+    method: str
+    done: list[int]
+    damaged: list[int]
+    under_way: list[str]
+
+    @classmethod
+    def of(cls, preset: str, scale: str, method: str, output: Path, work: Path) -> _State:
+        from support.experiments import runs
+
+        def spec(seed):
+            return runs.RunSpec(preset, scale, method, seed)
+
+        pattern = spec(0).name.removesuffix("0")
+        done, at_work = _seeds_with(output, pattern, ".json"), _seeds_with(work, pattern, ".lock", ".pt")
+        damaged = [seed for seed in done if not _readable(spec(seed).path(output))]
+        return cls(method, done, damaged, [line for seed in at_work if (line := _on_its_way(spec(seed), work))])
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.done or self.under_way)
+
+    @property
+    def line(self) -> str:
+        said = [f"{len(self.done)} records (seeds {', '.join(map(str, self.done))})" if self.done else "no record"]
+        said += [f"seed {seed} cannot be read: delete it and run it again" for seed in self.damaged]
+        return "; ".join(said + self.under_way)
 
 
 def _readable(path: Path) -> bool:
@@ -242,20 +302,22 @@ def _readable(path: Path) -> bool:
         return False
 
 
-def _on_its_way(run: Path, steps: int) -> str:
-    """How far a run is whose lock and checkpoint stand at a path without suffix; empty if it is over."""
+def _on_its_way(spec, work: Path) -> str:
+    """How far a run is whose lock or checkpoint stands in the folder of work; empty if it is over."""
     from support import files
     from support.experiments import checkpoints
 
-    process = files.holder(run.with_name(f"{run.name}.lock"))
+    start = spec.method == "start"
+    process = files.holder(work / f"{spec.name}.lock")
     try:
-        state = checkpoints.load(run.with_name(f"{run.name}{'-running' if run.name.startswith('start') else ''}.pt"))
+        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt", keys=("steps_done",))
     except checkpoints.CheckpointError as error:
         return str(error)
     if not process and state is None:
         return ""
+    steps = spec.setting.escape.start_limit if start else spec.setting.steps
     at = f" at step {state['steps_done']:,} of {steps:,}" if state else ""
-    return f"seed {run.name.rpartition('seed')[2]}{at}, {f'process {process}' if process else 'stopped'}"
+    return f"seed {spec.seed}{at}, {f'process {process}' if process else 'stopped'}"
 
 
 def _seeds_with(folder: Path, pattern: str, *suffixes: str) -> list[int]:
@@ -263,4 +325,66 @@ def _seeds_with(folder: Path, pattern: str, *suffixes: str) -> list[int]:
     found = {
         path.name[start:].removesuffix(suffix) for suffix in suffixes for path in folder.glob(f"{pattern}*{suffix}")
     }
-    return sorted(int(seed) for seed in found if seed.isdigit())
+    return sorted(int(seed) for seed in found if seed.isdecimal() and seed.isascii())
+
+
+# --- queue ------------------------------------------------------------------------------------------------------------
+
+
+def _plans(names: str | None) -> list:
+    from support.experiments import plans
+
+    found = plans.read_all()
+    if names is not None:
+        known = {plan.name: plan for plan in found}
+        if unknown := [name for name in names.split(",") if name.strip() not in known]:
+            raise RequestError(f"there is no plan {unknown[0]!r}: choose among {', '.join(known) or 'none'}")
+        found = [known[name.strip()] for name in names.split(",")]
+    if not found:
+        raise RequestError(f"there is no plan in {plans.PLANS}: call this in the root of the book's tree")
+    return found
+
+
+def run_queue(options: argparse.Namespace) -> int:
+    """Make the missing records of the plans until the budget is spent; exit status 1 if one failed on the way."""
+    from support.experiments import data, queue, records, runs
+
+    chosen, budget = _plans(options.plans), seconds_of(options.budget)
+    output, work = _folder("--output", options.output), _folder("--work", options.work)
+    folders = [_folder("--records", options.records, there=options.records != str(RECORDS)), work / queue.RECORDS]
+    jobs = queue.missing(chosen, folders, warn=lambda line: _report(line, False))
+    if not options.dry_run:
+        runs.check_device(options.device)
+    cores = queue.default_workers("cpu" if options.dry_run else options.device, jobs)
+    workers = cores if options.jobs is None else _count("jobs", options.jobs, _MOST_JOBS)
+    for plan in chosen:
+        left = [job for job in jobs if job.plan == plan]
+        took = queue.estimate(left, options.device, workers)
+        print(f"{plan.name}: {len(left)} of {len(list(plan.runs()))} records missing, about {_minutes(took)} here")
+    total = queue.estimate(jobs, options.device, workers)
+    print(f"{len(jobs)} runs, {workers} at a time on {options.device}: about {_minutes(total)} in all", flush=True)
+    if options.dry_run or not jobs:
+        return 0
+    for dataset in {job.spec.setting.dataset for job in jobs}:
+        data.load(dataset)
+    for folder in (output, work):
+        records.check_folder(folder)
+    own = {"device": options.device, "budget_s": budget, "output": output, "work": work, "workers": workers}
+    tally = queue.run(jobs, **own, say=lambda line: print(line, flush=True))
+    return int(tally.failed > 0)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def import_archive(options: argparse.Namespace) -> int:
+    """File what an archive holds; the exit status is 1 if something in it was refused."""
+    from support.experiments import queue, records
+
+    output, work = _folder("--output", options.output), _folder("--work", options.work)
+    for folder in (output, work):
+        records.check_folder(folder)
+    filed, refused = queue.file_archive(options.archive, output, work, _plans(None))
+    print(*filed, f"{len(filed)} filed, {len(refused)} refused", sep="\n")
+    return int(sum(_report(f"refused: {line}", False) for line in refused) > 0)

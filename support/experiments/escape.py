@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from support import alignment
 from support.additive import NAMES, AdditiveNoise, PartitionNoise, SgdNoise, by_name
-from support.curvature import Hessian, leading
+from support.alignment import estimate_indicator
+from support.curvature import Hessian
+from support.errors import instance, integer, real
 from support.experiments.seeding import stream
-from support.gradients import Estimate, GradientMatrix
+from support.gradients import GradientMatrix
+from support.intervals import Interval
 from support.risk import EmpiricalRisk, PerSampleLoss
 from support.sampling import MiniBatch
+from support.sharpness import expected_sharpness
+from support.spectra import leading
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Escape:
     (`support.additive.AdditiveNoise`). measure_at: numbers of steps after which to measure.  eigenpairs,
     probes: of H, for its traces.  sharpness_sigma, sharpness_draws: of the expected sharpness.  spectrum: eigenvalues
     of H at the start.  chunk: samples evaluated at once for noises and measurements.
+    Raises WrongType or Refused for knobs out of their range.
+
+    >>> Escape(k=5).start_steps
+    3000
     """
 
     start_lr: float = 0.1
@@ -46,6 +54,16 @@ class Escape:
     sharpness_draws: int = 60
     spectrum: int = 150
     chunk: int = 100
+
+    def __post_init__(self):
+        for name in ("start_lr", "sigma", "sharpness_sigma"):
+            real(name, getattr(self, name), 0)
+        counts = ("start_steps", "start_limit", "k", "every", "first_every", "rescale_every", "eigenpairs")
+        for name in (*counts, "probes", "sharpness_draws", "spectrum", "chunk"):
+            integer(name, getattr(self, name), 1)
+        integer("start_limit", self.start_limit, self.start_steps, None, "give at least start_steps")
+        for step in instance("measure_at", self.measure_at, tuple, "give a tuple of steps, such as (0, 100)"):
+            integer("a step in measure_at", step, 0)
 
 
 def additive_noise(
@@ -90,6 +108,11 @@ class Measurement:
     loss: PerSampleLoss
     seed: int
 
+    def __post_init__(self):
+        instance("escape", self.escape, Escape, "give an Escape")
+        instance("law", self.law, MiniBatch, "give the MiniBatch law that is matched")
+        integer("seed", self.seed)
+
     def __call__(self, model: torch.nn.Module, step: int) -> dict:
         generator = torch.Generator().manual_seed(stream(self.seed, "measurement", str(step)))
         escape, risk = self.escape, self._risk(model)
@@ -97,14 +120,12 @@ class Measurement:
         pairs = leading(hessian, escape.eigenpairs, tolerance=0.01)
         first = pairs.vectors[:, 0]
         shaken = {
-            name: alignment.expected_sharpness(
-                risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute
-            )
+            name: expected_sharpness(risk, escape.sharpness_sigma, escape.sharpness_draws, generator, absolute=absolute)
             for name, absolute in (("sharpness", False), ("sharpness_absolute", True))
         }
         traces = {
             "trace_hessian": hessian.estimate_trace(escape.probes, generator, known=pairs),
-            "trace_product": alignment.estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
+            "trace_product": estimate_indicator(hessian, covariance, escape.probes, generator, known=pairs),
         }
         numbers = {
             "trace_covariance": float(covariance.trace()),
@@ -121,7 +142,7 @@ class Measurement:
         return EmpiricalRisk(model, self.loss, self.train, chunk=self.escape.chunk)
 
 
-def _ends(estimates: dict[str, Estimate]) -> dict[str, float]:
+def _ends(estimates: dict[str, Interval]) -> dict[str, float]:
     return {
         name + end: float(getattr(found, which))
         for name, found in estimates.items()

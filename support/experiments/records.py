@@ -1,29 +1,44 @@
 """Records: one small JSON file a run, with where it came from.
 
-A record is ``{"config": …, "curves": …, "final": …, "provenance": {"commit", "device", "versions", "wall_s"}}``; a run
-that was measured on its way has ``"measured"`` too, each number as a list beside the steps. It is written atomically,
-so that a file
-that exists is whole. Pages read records from ``notebooks/records`` with `load`, which also notes the use: a changed
-record executes its pages again.
+A record is ``{"schema": 2, "config": …, "curves": …, "final": …, "provenance": {"commit", "device", "versions",
+"wall_s"}, "started": …, "plan": {"name", "digest"}, "checksum": …}``; a run that was measured on its way has
+``"measured"`` too, each number as a list beside the steps. A record without ``schema`` is of schema 1: it has neither
+start nor plan. The checksum covers what was found (config, curves, measured, final), so that a changed digit is
+refused. A record is written in one piece: a file that exists is whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
-from support import files, page
+from support import files
 from support.errors import Refused
 
-SECTIONS = ("config", "curves", "final", "provenance")
+SCHEMA = 2
+SECTIONS = {"config": dict, "curves": dict, "final": dict, "provenance": dict}
+_FOUND = ("config", "curves", "final", "measured")
+_LARGEST = 2**24
 
 
 class RecordError(Refused):
     """A record that is missing, cut short or of another form; the message names the file and the remedy."""
+
+
+def checksum(record: dict) -> str:
+    """sha256 of what a record found, in canonical JSON: config, curves, measured and final.
+
+    >>> checksum({"config": {}, "curves": {}, "final": {"steps": 1}})[:8]
+    '636bc148'
+    """
+    found = {key: record[key] for key in _FOUND if key in record}
+    return hashlib.sha256(json.dumps(found, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def save(
@@ -35,17 +50,20 @@ def save(
     curves: dict | None = None,
     measured: dict | None = None,
     device: str = "cpu",
+    plan: dict | None = None,
+    started: str | None = None,
 ) -> Path:
     """Write a record atomically (a file beside it, then a rename) and return its path.
 
+    plan: name and digest of the plan it belongs to.  started: when its run began, ISO 8601 in UTC.
     Raises RecordError if the folder cannot be written, or for a number that is not finite (JSON has none).
     """
     path = Path(path)
-    record = {"config": config, "curves": curves or {}, "final": final, "provenance": provenance(wall_s, device)}
-    if measured:
-        record["measured"] = measured
+    record = {"schema": SCHEMA, "config": config, "curves": curves or {}, "final": final}
+    record["provenance"] = provenance(wall_s, device)
+    record |= {key: value for key, value in (("measured", measured), ("plan", plan), ("started", started)) if value}
     try:
-        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(record | {"checksum": checksum(record)}, indent=1, sort_keys=True, allow_nan=False)
     except ValueError as error:
         raise RecordError(
             f"record {path} would hold a number that is not finite, which JSON has not ({error}): look at the run"
@@ -61,8 +79,11 @@ def save(
 
 def check_folder(folder: Path) -> None:
     """Make a folder if it is missing. Raises RecordError if it cannot be had or cannot be written, so that this is
-    known before a run and not after it.
+    known
+    before a run and not after it.
     """
+    if folder.is_symlink() and not folder.exists():
+        raise RecordError(f"folder {folder} is a link that leads nowhere: mend the link, or name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -72,11 +93,13 @@ def check_folder(folder: Path) -> None:
 
 
 def run_name(preset: str, scale: str, method: str, seed: int) -> str:
-    """Where the record of a run stands in the folder of records, without its suffix, such as
-    ``wu.fig1a/paper/msgd-cov-seed1``.
+    """Where the record of a run stands in the folder of records, without its suffix.
 
     Brackets have no place in file names: MSGD-[Fisher-10] is msgd-sparse-fisher-10, and [MSGD-Fisher]-10 is
     msgd-compensated-fisher-10.
+
+    >>> run_name("wu.fig1a", "paper", "MSGD-Cov", 1)
+    'wu.fig1a/paper/msgd-cov-seed1'
     """
     slug = re.sub(r"^msgd-\[(.+)\]$", r"msgd-sparse-\1", method.lower())
     slug = re.sub(r"^\[msgd-(.+)\]-(\d+)$", r"msgd-compensated-\1-\2", slug)
@@ -84,64 +107,66 @@ def run_name(preset: str, scale: str, method: str, seed: int) -> str:
 
 
 def read(path: Path | str) -> dict:
-    """Read one record. Raises RecordError if it is missing, no JSON, or lacks a section."""
+    """Read one record. Raises RecordError if it is missing, no JSON, lacks a section, or is not what was written."""
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"record {path} is missing: run the command that makes it (the page names it)") from None
-    except ValueError as error:
-        raise RecordError(f"record {path} is no JSON ({error}): delete it and run its command again") from None
-    if missing := [key for key in SECTIONS if key not in record]:
-        raise RecordError(f"record {path} lacks {', '.join(missing)}: delete it and run its command again")
-    return record
+        if not path.is_file():
+            state = "is no file" if path.exists() else "is missing"
+            raise RecordError(f"record {path} {state}: run the command that makes it (the page names it)")
+        if path.stat().st_size > _LARGEST:
+            raise RecordError(f"record {path} is larger than {_LARGEST >> 20} MiB: it is none of ours, move it away")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"record {path} cannot be read ({error}): delete it and run its command again") from error
+    return parse(text, path)
 
 
-def load(name: str) -> dict:
-    """The record ``notebooks/records/<name>.json``, called from a page's folder; notes that the page uses it."""
-    page.used("records", name)
-    return read(Path.cwd().parent / "records" / f"{name}.json")
-
-
-def load_all(pattern: str) -> dict[str, dict]:
-    """The records that match, such as ``wu.fig1a/paper/*``, by name, called from a page's folder; notes that the page
-    uses the folder, so also what is added.
-
-    Raises RecordError if none matches.
-    """
-    root = Path.cwd().parent / "records"
-    found = {
-        path.relative_to(root).as_posix().removesuffix(".json"): read(path)
-        for path in sorted(root.glob(f"{pattern}.json"))
-    }
-    if not found:
-        preset, _, scale = pattern.removesuffix("/*").partition("/")
-        command = f"python -m support experiments run {preset}" + (f" --scale {scale}" if scale else "")
+def parse(text: str, where: Path | str) -> dict:
+    """A record from its text; ``where`` is for messages. Raises RecordError as `read`."""
+    try:
+        record = json.loads(text, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"record {where} is no JSON ({error}): delete it and run its command again") from None
+    found = record if isinstance(record, dict) else {}
+    if wrong := [key for key, kind in SECTIONS.items() if not isinstance(found.get(key), kind)]:
+        raise RecordError(f"record {where} lacks {', '.join(wrong)}: delete it and run its command again")
+    if not all(isinstance(curve, list) for key in ("curves", "measured") for curve in found.get(key, {}).values()):
+        raise RecordError(f"record {where} has a curve that is no list: delete it and run its command again")
+    schema = found.get("schema", 1)
+    if schema not in range(1, SCHEMA + 1):
         raise RecordError(
-            f"no record matches {pattern} in {root}: make them in the root of the book's tree with `{command}`"
+            f"record {where} is of schema {schema!r}, and {SCHEMA} is the newest known: update the package"
         )
-    for folder in {name.rpartition("/")[0] or name for name in found}:
-        page.used("records", folder)
+    if ("checksum" in found or schema > 1) and found.get("checksum") != checksum(found):
+        raise RecordError(f"record {where} is not what was written (its checksum differs): delete it and run it again")
+    return found
+
+
+def _no_twins(pairs: list[tuple]) -> dict:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands there twice")
     return found
 
 
 def provenance(wall_s: float, device: str = "cpu") -> dict:
-    """Commit (with ``+changes`` if the tree differs from it), device, threads, versions and wall time in seconds."""
+    """Commit (with ``+changes`` if the tree differs from it), device, threads, versions and wall time in seconds.
+
+    ``SUPPORT_COMMIT`` names the commit where there is no git, as on a machine that only has a copy of the tree.
+    """
     import numpy
     import torch
 
     where = Path(__file__).parent
-    commit = _git(where, "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = bool(_git(where, "status", "--porcelain", "--untracked-files=no"))
-    return {
-        "commit": commit + ("+changes" if changed else ""),
+    if not (commit := os.environ.get("SUPPORT_COMMIT")):
+        changed = _git(where, "status", "--porcelain", "--untracked-files=no")
+        commit = (_git(where, "rev-parse", "--short=12", "HEAD") or "unknown") + ("+changes" if changed else "")
+    own = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+    versions = {"python": platform.python_version(), "numpy": numpy.__version__}
+    return own | {
+        "commit": commit,
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__.partition("+")[0],
-            "numpy": numpy.__version__,
-        },
+        "versions": versions | {"torch": torch.__version__.partition("+")[0]},
         "wall_s": round(wall_s, 3),
     }
 

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import hashlib
 
+from support.errors import instance, integer
+
 
 def stream(seed: int, *purpose: str) -> int:
-    """The seed of one stream of random numbers, in [0, 2⁶³)."""
+    """The seed of one stream of random numbers, in [0, 2⁶³). Raises WrongType for a seed that is no whole number, and
+    a purpose that is no text.
+
+    >>> stream(1, "noise", "MSGD-Cov")
+    1727845811058410038
+    """
+    seed = integer("seed", seed)
+    for part in purpose:
+        instance("purpose", part, str, "give a text for each use of randomness")
     return int.from_bytes(hashlib.sha256("/".join((str(seed), *purpose)).encode()).digest()[:8], "big") >> 1

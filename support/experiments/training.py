@@ -6,33 +6,43 @@ was differentiated, and the mean of the ℓ_i behind it. Every method is judged 
 mode, at the same steps.
 
 A run writes checkpoints; killed and started again, it goes on from the last one, and on a CPU with the same number of
-threads ends with the numbers of an unbroken run, bit for bit.
+threads ends with the numbers of an unbroken run, bit for bit. On a device no step waits for it: losses stay there, and
+are looked at once in a while.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
-from support.errors import Refused
-from support.experiments import checkpoints
+from support.errors import Refused, WrongType, instance, integer, real, torch_generator
+from support.experiments import checkpoints, generators, judging, signals
+from support.experiments.judging import Data, cross_entropy
+from support.experiments.tracking import Measure, Track
 from support.msgd import PerSampleLoss, backward_in_chunks, draw
 from support.sampling import Law
 
 Additive = Callable[[torch.nn.Module, torch.Generator], None]
-Measure = Callable[[torch.nn.Module, int], dict[str, float]]
 
 CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "step_loss", "weighted_loss")
-_JUDGED_AT_ONCE = 500
+_STATE = ("identity", "steps_done", "seconds", "over", "curves", "measured", "sums", "parts", "generators")
 
 
 class TrainingError(Refused):
     """A run that cannot start, go on or be resumed; the message names the value and the remedy."""
+
+
+class OutOfTime(TrainingError):
+    """A run that met its deadline; its checkpoint is written, and the same command goes on from there."""
 
 
 class Diverged(TrainingError):
@@ -40,7 +50,11 @@ class Diverged(TrainingError):
 
 
 def differences(there: dict, here: dict) -> str:
-    """In what two configurations differ, for a message; empty if in nothing."""
+    """In what two configurations differ, for a message; empty if in nothing.
+
+    >>> differences({"lr": 0.5, "seed": 1}, {"lr": 0.1, "seed": 1})
+    'lr = 0.5, now 0.1'
+    """
     return ", ".join(
         f"{key} = {there.get(key)!r}, now {here.get(key)!r}"
         for key in sorted(there | here)
@@ -48,32 +62,9 @@ def differences(there: dict, here: dict) -> str:
     )
 
 
-def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats of each sample: logits (m, classes), labels (m,), losses (m,)."""
-    return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Inputs and labels on one device. watched: how many test images, the first ones, are judged during the run; all of
-    them are at its end.
-    """
-
-    train: tuple[torch.Tensor, torch.Tensor]
-    test: tuple[torch.Tensor, torch.Tensor]
-    watched: int
-
-    @classmethod
-    def on(cls, device: str, train, test, watched: int) -> Data:
-        """Arrays or tensors (inputs, labels), images with their channels last in memory, which is what convolutions are
-        fast with.
-        """
-
-        def move(part):
-            inputs, labels = (torch.as_tensor(array, device=device) for array in part)
-            return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs, labels
-
-        return cls(move(train), move(test), min(watched, len(test[0])))
+def _callable(name: str, value) -> None:
+    if not callable(value):
+        raise WrongType(f"{name} = {value!r} cannot be called: give a function")
 
 
 @dataclass
@@ -93,17 +84,28 @@ class Run:
 class Trainer:
     """One run.
 
-        trainer = Trainer(model, optimizer, by_name("MSGD-Cov", n=1000, b=50), data,
-        generator=torch.Generator().manual_seed(1))
-        run = trainer.run(steps=10_000, checkpoint=Path("run.pt"))
-
     law: a law with ``law.n`` equal to the number of training samples.  generator: torch generator on the CPU, which
     draws W, so that a device sees the noise that the CPU sees.  loss: per-sample losses of a classifier, whose outputs
-    are (m, classes).  chunk: samples of one forward and backward pass. schedule: a torch learning-rate schedule of the
-    optimiser, stepped after each step.  additive: called with the model and the generator after the backward pass; adds
-    noise to the parameters' ``.grad``; if it has ``state_dict`` and ``load_state_dict``, checkpoints hold its state.
-    measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first);
-    must leave the model, and the trainer's generator, as they are.
+    are (m, classes).  optimizer: any of torch's; LBFGS evaluates a step's loss several times, always with the one W of
+    that step, and the first of them is logged.  schedule: a torch learning-rate schedule of the optimiser, stepped
+    after each step; `ReduceLROnPlateau` with the training loss at each new point of the curves.
+    chunk: samples of one forward and backward pass.  ghost: for BatchNorm on batch statistics, whose gradients depend
+    on the samples that pass together: a step passes in ghost batches of exactly so many samples, in their order,
+    whatever the chunk; without it, a step of more than one chunk is refused.
+    additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
+    measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first),
+    or multiples of ``measure_every`` (`support.experiments.tracking.Track`); must leave the model, and the trainer's
+    generator, as they are.
+    Checkpoints hold the state of whatever has a ``state_dict``, and of the generators that
+    `support.experiments.generators` finds.
+
+    >>> images, labels = torch.rand(60, 4), torch.arange(60) % 3
+    >>> model, data = torch.nn.Linear(4, 3), Data.on("cpu", (images, labels), (images, labels), watched=60)
+    >>> from support.sampling import by_name
+    >>> trainer = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), by_name("MSGD-Cov", n=60, b=10), data,
+    ...                   generator=torch.Generator().manual_seed(1))
+    >>> trainer.run(20, evaluate_every=10, show=False).curves["step"]
+    [0, 10, 20]
     """
 
     def __init__(
@@ -116,99 +118,139 @@ class Trainer:
         generator: torch.Generator,
         loss: PerSampleLoss = cross_entropy,
         chunk: int = 200,
-        schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+        ghost: int | None = None,
+        schedule: LRScheduler | None = None,
         additive: Additive | None = None,
         measure: Measure | None = None,
         measure_at: Collection[int] = (),
+        measure_every: int | None = None,
     ):
-        if law.n != len(data.train[0]):
-            raise TrainingError(
-                f"the law is for n = {law.n} samples, the training set has {len(data.train[0])}: give the law the "
-                f"number of samples"
-            )
-        if chunk < 1:
-            raise TrainingError(f"chunk = {chunk} samples cannot be evaluated: give chunk ≥ 1")
-        if not len(data.test[0]):
-            raise TrainingError("the test set is empty: every method is judged on it, so give some samples")
-        if data.train[1].ndim != 1 or data.train[1].is_floating_point():
-            shape, kind = tuple(data.train[1].shape), data.train[1].dtype
-            raise TrainingError(
-                f"the targets are of shape {shape} and type {kind}: the trainer judges classifiers, so give whole "
-                f"numbers of shape (n,)"
-            )
-        self.model, self.optimizer, self.law, self.data = model, optimizer, law, data
-        self.generator, self.loss, self.chunk, self.schedule, self.additive = generator, loss, chunk, schedule, additive
-        self.measure, self.measure_at = measure, frozenset(measure_at)
+        self.model = instance("model", model, torch.nn.Module, "give a torch module")
+        self.optimizer = instance("optimizer", optimizer, torch.optim.Optimizer, "give one of torch.optim")
+        self.law = instance("law", law, Law, "give a law, such as support.sampling.by_name('MSGD-Cov', n, b)")
+        self.data = instance("data", data, Data, "give Data.on(device, train, test, watched)")
+        self.generator, self.chunk = torch_generator(generator), integer("chunk", chunk, 1)
+        self.ghost = None if ghost is None else integer("ghost", ghost, 2)
+        self.loss, self.schedule, self.additive = loss, schedule, additive
+        self.track = None if measure is None else Track(measure, at=measure_at, every=measure_every)
         self.device = data.train[0].device
+        self._check_parts()
         # a check of the loss waits for a device, so there it is made once in a while; the sums it looks at stay
         # non-finite once they are
-        self.check_every = 1 if self.device.type == "cpu" else 50
-        self.steps_done = 0
-        self.seconds = 0.0
+        self.check_every, self.judged_at_once = (1, 500) if self.device.type == "cpu" else (50, 5000)
+        self.steps_done, self.seconds, self.over = 0, 0.0, False
         self.curves: dict[str, list] = {name: [] for name in CURVES}
-        self.measured: dict[str, list] = {}
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def _check_parts(self) -> None:
+        """Refuse parts that do not fit together."""
+        _callable("loss", self.loss)
+        if self.additive is not None:
+            _callable("additive", self.additive)
+        if self.schedule is not None:
+            instance("schedule", self.schedule, LRScheduler, "give one of torch.optim.lr_scheduler")
+        (inputs, targets), tests = self.data.train, self.data.test[0]
+        parameters = {id(parameter): parameter for parameter in self.model.parameters()}
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        away = {str(parameter.device) for parameter in parameters.values() if parameter.device != self.device}
+        refusals = {
+            f"the law is for n = {self.law.n} samples, the training set has {len(inputs)}: give the law the number of "
+            f"samples": self.law.n != len(inputs),
+            "the test set is empty: every method is judged on it, so give some samples": not len(tests),
+            f"the targets are of shape {tuple(targets.shape)} and type {targets.dtype}: the trainer judges "
+            f"classifiers, so give whole numbers of shape (n,)": targets.ndim != 1 or targets.is_floating_point(),
+            f"the model is on {', '.join(away)}, the data on {self.device}: move one to the other": away,
+            "the optimiser has none of the model's parameters: make it of model.parameters()": not held & {*parameters},
+            "the schedule is another optimiser's: make it of the trainer's": self.schedule is not None
+            and self.schedule.optimizer is not self.optimizer,
+            "LBFGS evaluates a step's loss several times, an additive noise is drawn once: take another optimiser": (
+                self.additive is not None and isinstance(self.optimizer, torch.optim.LBFGS)
+            ),
+        }
+        for message, holds in refusals.items():
+            if holds:
+                raise TrainingError(message)
 
     def run(
         self,
         steps: int,
         *,
         evaluate_every: int = 200,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         save_every_s: float = 30.0,
         name: str = "",
         show: bool | None = None,
         identity: dict | None = None,
         until: Callable[[dict[str, float]], bool] | None = None,
+        deadline: float | None = None,
     ) -> Run:
         """Train until ``steps`` steps are done, going on from ``checkpoint`` if it exists, and judge the result on all
         images.
 
-        save_every_s: seconds between checkpoints (0: after every step).  name, show: progress bar's title; None shows
-        it on a terminal only. identity: what the run is, stored in the checkpoint; a checkpoint of another run is
-        refused.
-        until: looks at each new point of the curves, as {name: value}; the run is over when it says so.
+        save_every_s: seconds between checkpoints (0: after every step); there is one before the first step too, one at
+        the end, and one before ctrl-C or SIGTERM do what they do.  name, show: progress bar's title; None shows it on a
+        terminal only.  identity: what the run is, stored in the checkpoint; a checkpoint of another run is refused.
+        until: looks at each new point of the curves, as {name: value}; the run is over when it says so, and stays over
+        when it is resumed.
+        deadline: when to stop on the way, in seconds of `time.time`; a checkpoint is then written, and OutOfTime
+        raised.
         Raises Diverged for a loss that is not finite, and CheckpointError; the last checkpoint is then kept.
         """
-        if steps < 1 or evaluate_every < 1:
-            raise TrainingError(f"steps = {steps} and evaluate_every = {evaluate_every} make no run: give at least 1")
-        self._resume(checkpoint, identity or {}, steps)
-        started = time.perf_counter() - self.seconds
-        if not self.curves["step"]:
-            self._evaluate()
-            self._measure()
-        saved = time.perf_counter()
-        with tqdm(
-            total=steps,
-            initial=self.steps_done,
-            desc=name or self.law.name,
-            unit="step",
-            disable=None if show is None else not show,
-        ) as bar:
-            over = False
-            while self.steps_done < steps and not over:
-                self.step()
-                bar.update()
-                if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
-                    self._evaluate()
-                    bar.set_postfix(
-                        loss=f"{self.curves['train_loss'][-1]:.4f}", test=f"{self.curves['test_accuracy'][-1]:.4f}"
-                    )
-                    over = until is not None and until({name: values[-1] for name, values in self.curves.items()})
-                self._measure()
-                if checkpoint and time.perf_counter() - saved >= save_every_s:
-                    self.seconds = time.perf_counter() - started
-                    self._check(*self.model.parameters())
-                    checkpoints.save(checkpoint, self._state(identity or {}))
+        steps, evaluate_every = integer("steps", steps, 1), integer("evaluate_every", evaluate_every, 1)
+        save_every_s = real("save_every_s", save_every_s, 0)
+        identity = instance("identity", {} if identity is None else identity, dict, "give {name: value}")
+        deadline = math.inf if deadline is None else real("deadline", deadline)
+        if until is not None:
+            _callable("until", until)
+        keeps = checkpoint is not None
+        resumed = keeps and self._resume(checkpoint, identity, steps)
+        self.over = self.over and resumed and until is not None
+        began = time.perf_counter() - self.seconds
+        if keeps and not resumed:
+            # what cannot be stored, and a folder that cannot be written, are known before any work
+            self._save(checkpoint, identity)
+        saved, late = time.perf_counter(), False
+        with signals.held() if keeps else contextlib.nullcontext(()) as stop, self._bar(steps, name, show) as bar:
+            if not self.curves["step"]:
+                self._look_at_start()
+            while not (self._is_complete(steps) or stop or late):
+                self._advance(steps, evaluate_every, until)
+                self._show(bar)
+                late, self.seconds = time.time() > deadline, time.perf_counter() - began
+                ends = stop or late or self._is_complete(steps)
+                if keeps and (ends or time.perf_counter() - saved >= save_every_s):
+                    self._save(checkpoint, identity)
                     saved = time.perf_counter()
-        final = {
-            "steps": self.steps_done,
-            **self._judge("train", *self.data.train),
-            **self._judge("test", *self.data.test),
-            "tested": len(self.data.test[0]),
-        }
-        self.seconds = time.perf_counter() - started
-        return Run(self.curves, final, self.seconds, self.measured)
+        if not self._is_complete(steps):
+            raise OutOfTime(f"out of time at step {self.steps_done:,} of {steps:,}: run it again, it goes on")
+        final = self._judged_on_all()
+        self.seconds = time.perf_counter() - began
+        return Run(self.curves, final, self.seconds, self.track.measured if self.track else {})
+
+    def _is_complete(self, steps: int) -> bool:
+        return self.over or self.steps_done >= steps
+
+    def _look_at_start(self) -> None:
+        judging.probe(self.model, self.loss, *self.data.train)
+        self._evaluate()
+        self._measure()
+
+    def _advance(self, steps: int, evaluate_every: int, until: Callable | None) -> None:
+        """A step, and what is looked at after it."""
+        self.step()
+        if self.steps_done % evaluate_every == 0 or self.steps_done == steps:
+            point = self._evaluate()
+            self.over = until is not None and bool(until(point))
+        self._measure()
+
+    def _show(self, bar: tqdm) -> None:
+        loss, accuracy = (self.curves[name][-1] for name in ("train_loss", "test_accuracy"))
+        bar.set_postfix(loss=f"{loss:.4f}", test=f"{accuracy:.4f}", refresh=False)
+        bar.update()
+
+    def _bar(self, steps: int, name: str, show: bool | None) -> tqdm:
+        hidden = None if show is None else not show
+        return tqdm(total=steps, initial=self.steps_done, desc=name or self.law.name, unit="step", disable=hidden)
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -217,103 +259,92 @@ class Trainer:
         schedule step.
         """
         inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
-        self.optimizer.zero_grad(set_to_none=True)
-        for weighted, total in backward_in_chunks(self.model, self.loss, inputs, targets, weights, self.chunk):
-            self.sums += torch.stack((weighted, total / len(inputs)))
-        if self.steps_done % self.check_every == 0:
-            self._check()
-        if self.additive is not None:
-            self.additive(self.model, self.generator)
-        self.optimizer.step()
-        if self.schedule is not None:
+        passes, sums = (inputs, targets, weights, self.chunk, self.ghost), self.sums
+
+        def gradient() -> torch.Tensor:
+            nonlocal sums
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = []
+            for weighted, total in backward_in_chunks(self.model, self.loss, *passes):
+                sums += torch.stack((weighted, total / len(weights)))
+                parts.append(weighted)
+            sums = torch.zeros_like(sums)  # an optimiser that asks again is not logged again
+            if self.steps_done % self.check_every == 0:
+                self._check()
+            if self.additive is not None:
+                self.additive(self.model, self.generator)
+            return sum(parts)
+
+        self.optimizer.step(gradient)
+        if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self.steps_done += 1
 
     def _check(self, *others: torch.Tensor) -> None:
-        """Raise Diverged unless the logged losses, and the other tensors, are finite."""
-        if not all(torch.isfinite(tensor).all() for tensor in (self.sums, *others)):
-            rates = ", ".join(
-                f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups})
-            )
-            raise Diverged(
-                f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: "
-                f"lower the rate or the noise"
-            )
+        """Raise Diverged unless the logged losses, and other tensors of the device, are finite; waits for it once."""
+        if not torch.stack([torch.isfinite(found).all() for found in (self.sums, *others)]).all():
+            raise self._diverged()
+
+    def _diverged(self) -> Diverged:
+        rates = ", ".join(f"{rate:g}" for rate in sorted({float(group["lr"]) for group in self.optimizer.param_groups}))
+        return Diverged(
+            f"the loss is not finite at step {self.steps_done} under {self.law.name}, learning rate {rates}: "
+            f"lower the rate or the noise"
+        )
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _judge(self, name: str, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Mean loss and accuracy (a fraction) in evaluation mode."""
-        training = self.model.training
-        self.model.eval()
-        total, correct = (
-            torch.zeros((), dtype=torch.float64, device=self.device),
-            torch.zeros((), dtype=torch.int64, device=self.device),
-        )
-        for start in range(0, len(inputs), _JUDGED_AT_ONCE):
-            part = slice(start, start + _JUDGED_AT_ONCE)
-            outputs = self.model(inputs[part])
-            total += self.loss(outputs, targets[part]).sum(dtype=torch.float64)
-            correct += (outputs.argmax(1) == targets[part]).sum()
-        self.model.train(training)
-        return {f"{name}_loss": float(total) / len(inputs), f"{name}_accuracy": int(correct) / len(inputs)}
+        loss, accuracy = judging.judge(self.model, self.loss, inputs, targets, self.judged_at_once)
+        return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
 
-    def _evaluate(self) -> None:
+    def _judged_on_all(self) -> dict[str, float]:
+        judged = self._judge("train", *self.data.train) | self._judge("test", *self.data.test)
+        return {"steps": self.steps_done, **judged, "tested": len(self.data.test[0])}
+
+    def _evaluate(self) -> dict[str, float]:
         """One more point of the curves; the two logged losses are means over the steps since the last point."""
         self._check()
         inputs, targets = self.data.test
         since = self.steps_done - (self.curves["step"][-1] if self.curves["step"] else 0)
         weighted, clean = (self.sums / since).tolist() if since else (None, None)
-        point = {
-            "step": self.steps_done,
-            "step_loss": clean,
-            "weighted_loss": weighted,
-            **self._judge("train", *self.data.train),
-        }
+        point = {"step": self.steps_done, "step_loss": clean, "weighted_loss": weighted}
+        point |= self._judge("train", *self.data.train)
         point |= self._judge("test", inputs[: self.data.watched], targets[: self.data.watched])
-        self._check(torch.tensor([point["train_loss"], point["test_loss"]]))
+        if not math.isfinite(point["train_loss"] + point["test_loss"]):
+            raise self._diverged()
         for key in CURVES:
             self.curves[key].append(point[key])
         self.sums.zero_()
+        if since and isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(point["train_loss"])
+        return point
 
     def _measure(self) -> None:
-        if self.measure is None or self.steps_done not in self.measure_at:
-            return
-        for key, value in ({"step": self.steps_done} | self.measure(self.model, self.steps_done)).items():
-            self.measured.setdefault(key, []).append(value)
+        if self.track is not None:
+            self.track(self.model, self.steps_done)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _state(self, identity: dict) -> dict:
-        state = {
-            "identity": identity,
-            "steps_done": self.steps_done,
-            "seconds": self.seconds,
-            "curves": self.curves,
-            "sums": self.sums,
-        }
-        state |= {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        # torch's own generators too: a model with dropout draws from them
-        state |= {
-            "torch": torch.get_rng_state(),
-            "device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-        state |= {
-            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
-            "measured": self.measured,
-        }
-        return state | {"additive": self.additive.state_dict() if hasattr(self.additive, "state_dict") else None}
+    def _parts(self) -> dict[str, object]:
+        """What a run is made of, by name."""
+        names = ("generator", "model", "optimizer", "schedule", "additive", "loss", "law", "data")
+        return {name: getattr(self, name) for name in names} | {"measure": self.track and self.track.measure}
 
-    def _resume(self, checkpoint: Path | None, identity: dict, steps: int) -> None:
-        """Take up the state in a checkpoint, if there is one."""
-        state = checkpoints.load(checkpoint, str(self.device)) if checkpoint else None
+    def _save(self, checkpoint: Path | str, identity: dict) -> None:
+        self._check(*self.model.parameters())
+        parts = self._parts()
+        state = {name: getattr(self, name) for name in ("steps_done", "seconds", "over", "curves", "sums")}
+        state |= {"identity": identity, "measured": self.track.measured if self.track else {}}
+        state |= {"parts": {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")}}
+        state |= {"generators": generators.states(generators.hanging_on(**parts))}
+        checkpoints.save(checkpoint, state)
+
+    def _resume(self, checkpoint: Path | str, identity: dict, steps: int) -> bool:
+        """Take up the state in a checkpoint; whether there is one."""
+        state = checkpoints.load(checkpoint, keys=_STATE)
         if state is None:
-            return
+            return False
         if changed := differences(state["identity"], identity):
             raise TrainingError(f"checkpoint {checkpoint} is of another run ({changed}): delete it to start this one")
         if state["steps_done"] > steps:
@@ -321,15 +352,27 @@ class Trainer:
                 f"checkpoint {checkpoint} has done {state['steps_done']} steps, more than steps = {steps}: ask for "
                 f"more steps, or delete it"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["torch"].cpu())
-        if state["device"] is not None:
-            torch.cuda.set_rng_state(state["device"].cpu(), self.device)
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        if hasattr(self.additive, "load_state_dict"):
-            self.additive.load_state_dict(state["additive"])
-        self.steps_done, self.curves, self.sums = state["steps_done"], state["curves"], state["sums"].to(self.device)
-        self.measured, self.seconds = state.get("measured", {}), state["seconds"]
+        try:
+            self._take_up(state)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise TrainingError(
+                f"checkpoint {checkpoint} does not fit this run ({said}): build it as it was, or delete the checkpoint"
+            ) from error
+        return True
+
+    def _take_up(self, state: dict) -> None:
+        parts = self._parts()
+        stateful = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+        if changed := sorted(stateful.keys() ^ state["parts"].keys()):
+            raise Refused(f"it holds {'no' if changed[0] in stateful else 'a'} {changed[0]}")
+        for name, part in stateful.items():
+            kept = state["parts"][name]
+            if name not in ("model", "optimizer"):  # these two move what they load, each tensor where it belongs
+                kept = tree_map_only(torch.Tensor, lambda one: one.to(self.device), kept)
+            part.load_state_dict(kept)
+        generators.restore(generators.hanging_on(**parts), state["generators"])
+        if self.track is not None:
+            self.track.measured = state["measured"]
+        self.steps_done, self.seconds, self.over = state["steps_done"], state["seconds"], state["over"]
+        self.curves, self.sums = state["curves"], state["sums"].to(self.device)

@@ -40,7 +40,7 @@ def by_hand(name, model, inputs, targets, k):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lanczos", [False, True])
 def test_every_noise_has_the_covariance_of_table_1(name, lanczos, monkeypatch):
-    monkeypatch.setattr("support.curvature._DENSE", 0 if lanczos else 300)
+    monkeypatch.setattr("support.spectra._DENSE", 0 if lanczos else 300)
     model, *samples = problem()
     options = {"tolerance": 1e-10} if name in ("GLD-Hessian", "GLD-1st-eigenvector") else {}
     noise = by_name(name, sgd_noise(*samples), **options | ({"k": 4} if name in ("GLD-leading", "GLD-Hessian") else {}))

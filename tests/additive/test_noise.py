@@ -124,10 +124,10 @@ def test_the_state_of_another_noise_is_refused():
 
 def test_what_is_no_noise_of_sgd_no_model_and_no_state_is_refused():
     _, *samples = problem()
-    with pytest.raises(TypeError, match="sgd = 'SGD' is no noise of SGD"):
+    with pytest.raises(TypeError, match="sgd = 'SGD' is of type str: give SgdNoise"):
         by_name("GLD-diag", "SGD")
     noise = by_name("GLD-diag", sgd_noise(*samples))
-    with pytest.raises(TypeError, match=r"model is of type function: give a torch\.nn\.Module"):
+    with pytest.raises(TypeError, match=r"is of type function: give a torch\.nn\.Module"):
         noise(lambda x: x, random())
     for state in ({}, None, [1], {"steps": 1}):
         with pytest.raises(ValueError, match="is not what state_dict gave"):

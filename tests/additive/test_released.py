@@ -7,10 +7,11 @@ from torch import nn
 
 from support.additive import PartitionNoise, SgdNoise, by_name
 from support.covariances import LowRank
-from support.curvature import Hessian, leading
+from support.curvature import Hessian
 from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
+from support.spectra import leading
 
 
 def test_the_codes_covariance_is_that_of_a_partition_into_batches():

@@ -40,7 +40,10 @@ LOW_CONTRAST = """(limit) => {
   const parse = c => (c.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
   const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
   const behind = e => {
-    for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > .9) return c; }
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > .9) return c;
+    }
     return [255, 255, 255];
   };
   const low = [], texts = ['p', 'li', 'td', 'th', 'h1', 'h2', 'a', 'pre span', '.claim-box *'];
@@ -48,11 +51,13 @@ LOW_CONTRAST = """(limit) => {
     if (!e.innerText || !e.innerText.trim() || !e.getClientRects().length || e.closest('mjx-container')) continue;
     const a = light(parse(getComputedStyle(e).color)), b = light(behind(e));
     const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (contrast < limit) low.push(`${contrast.toFixed(1)}: <${e.tagName.toLowerCase()} class="${e.className}"> ${e.innerText.slice(0, 40)}`);
+    const what = `<${e.tagName.toLowerCase()} class="${e.className}"> ${e.innerText.slice(0, 40)}`;
+    if (contrast < limit) low.push(`${contrast.toFixed(1)}: ${what}`);
   }
   return low;
 }"""
-MATH_READY = "() => !document.querySelector('.math') || (window.MathJax && MathJax.startup && MathJax.startup.promise.then(() => true))"
+MATH_READY = """() => !document.querySelector('.math')
+  || (window.MathJax && MathJax.startup && MathJax.startup.promise.then(() => true))"""
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +111,13 @@ def test_a_page_opens_from_disk_whole_and_quietly(chromium, page):
         assert visit.foreign_requests() == []
         assert visit.complaints == []
         # every formula is typeset, none with an error
-        source = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.textContent.slice(0, 60))"
+        source = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
+        source += ".map(e => e.textContent.slice(0, 60))"
         assert visit.page.evaluate(source) == []
         assert visit.page.evaluate("[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)") == []
         # a formula that was not recognised would stand as source in the text; in code it may
-        text = "[...document.querySelectorAll('.bd-article :is(p, li, td, th, figcaption)')].map(e => e.innerText).join('\\n')"
+        text = "[...document.querySelectorAll('.bd-article :is(p, li, td, th, figcaption)')]"
+        text += ".map(e => e.innerText).join('\\n')"
         assert visit.page.evaluate(text + r".match(/\\\(|\\\[|\$\$|\\mathbb|\\frac/g)") is None
         # figures are lazy: wake them, then look
         visit.page.evaluate(

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import DEFAULTS, write_page
 
+from support import files
 from support.book import build as book
 from support.book import freshness
-from support.book.build import Book, build, refresh, smoke, stage
+from support.book.build import Book, NoRoom, build, refresh, smoke, stage
+from support.book.execute import Done
 from support.book.parameters import InputError, complete, defaults_of, named_set
+from support.page import ParameterError
 
 ROOT = freshness.ROOT
 HTML = ROOT / "_build" / "html"
@@ -35,13 +38,14 @@ def tree(tmp_path):
     (root / "_toc.yml").write_text(
         f"format: jb-book\nroot: book/index\nparts:\n- caption: One\n  chapters:\n{chapters}", encoding="utf-8"
     )
-    config = "title: Small\nauthor: ''\nonly_build_toc_files: true\nexclude_patterns: [_build]\nexecute: {execute_notebooks: 'off'}\n"
+    config = "title: Small\nauthor: ''\nonly_build_toc_files: true\nexclude_patterns: [_build]\n"
+    config += "execute: {execute_notebooks: 'off'}\n"
     (root / "_config.yml").write_text(config, encoding="utf-8")
     for name in ("first", "second"):
         write_page(
             root / "notebooks" / "one" / f"{name}.ipynb",
             f"print('{name}', b)",
-            sets={"default": DEFAULTS, "smoke": {"b": 1}},
+            sets={"smoke": {"b": 1}},
         )
     return root
 
@@ -59,10 +63,11 @@ def test_pages_come_from_the_table_of_contents(tree):
         Book(tree).pages()
 
 
-def test_the_set_default_must_repeat_the_parameters_cell(tree):
-    (tree / "notebooks" / "parameters" / "first.yaml").write_text("default: {b: 4}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"first\.yaml: its set 'default' is {'b': 4}"):
-        Book(tree).tasks("executed")
+def test_a_set_out_of_the_pages_ranges_is_known_before_any_work(tree):
+    (tree / "notebooks" / "parameters" / "first.yaml").write_text("ranges: {b: [2, 9]}\nsmoke: {b: 1}\n")
+    assert [task.values for task in Book(tree).tasks("executed")] == [DEFAULTS, DEFAULTS]
+    with pytest.raises(ParameterError, match="b = 1 of page 'first' is out of range: give 2 to 9"):
+        Book(tree).tasks("smoke", "smoke")
 
 
 def test_staging_writes_only_what_changed(tree):
@@ -82,13 +87,23 @@ def test_staging_writes_only_what_changed(tree):
     assert not (tree / "_build" / "stage" / "notebooks" / "one" / "second.ipynb").exists()
 
 
+def navigation(tree, name):
+    """What the sidebar of a built page names, in its order."""
+    text = (tree / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8").partition('class="bd-links')[2]
+    return re.findall(r'class="[^"]*reference internal"[^>]*>\s*(.*?)\s*</a>', text.partition("</nav>")[0])
+
+
 def test_a_book_is_built_and_warnings_are_errors_every_time(tree, capfd):
+    toc = (tree / "_toc.yml").read_text(encoding="utf-8").replace("    sections:\n    - file", "  - file")
+    (tree / "_toc.yml").write_text(toc, encoding="utf-8")
+    names = ("book/index", "notebooks/one/first", "notebooks/one/second")
     assert build(tree) == 0
     said = capfd.readouterr().out
     assert re.search(r"one/first  executed \d+\.\d s \(new\)", said)
     assert f"The book is ready: {tree / '_build' / 'html' / 'index.html'}" in said
     page = (tree / "_build" / "html" / "notebooks" / "one" / "first.html").read_text(encoding="utf-8")
     assert "first 3" in page
+    assert [navigation(tree, name) for name in names] == [["Top", "first", "second"]] * 3
     # a link to nowhere is a warning, also when Sphinx has seen it before
     text = (tree / "book" / "index.md").read_text(encoding="utf-8")
     (tree / "book" / "index.md").write_text(text + "\n{ref}`nowhere`\n", encoding="utf-8")
@@ -101,6 +116,71 @@ def test_a_book_is_built_and_warnings_are_errors_every_time(tree, capfd):
         assert not (tree / "_build" / ".doctrees").exists()
     (tree / "book" / "index.md").write_text(text, encoding="utf-8")
     assert build(tree) == 0
+    # a new title and a new order are seen on every page, also where nothing else has changed
+    second = tree / "notebooks" / "one" / "second.ipynb"
+    second.write_text(second.read_text(encoding="utf-8").replace('"# second"', '"# New name"'), encoding="utf-8")
+    *lines, one, two = toc.splitlines()
+    (tree / "_toc.yml").write_text("\n".join([*lines, two, one]), encoding="utf-8")
+    assert build(tree) == 0
+    assert [navigation(tree, name) for name in names] == [["Top", "New name", "first"]] * 3
+
+
+PICTURE = (
+    "import numpy as np, matplotlib.pyplot as plt\nplt.imshow(np.random.default_rng(1).random((300, 300)))\nplt.show()"
+)
+
+
+def pictures(folder):
+    return [path.read_bytes() for path in folder.rglob("*.png") if "_static" not in path.parts]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_in_the_book(tree, capfd):
+    """A book that there was no room for, then room again: what was cut short is made again."""
+    write_page(tree / "notebooks" / "one" / "first.ipynb", PICTURE)
+    (tree / "_build").mkdir()
+    disk = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tree / "_build")]
+    if subprocess.run(disk, check=False, capture_output=True).returncode:
+        pytest.skip("no file system of its own can be mounted here")
+    try:
+        no_room = rf"no room left on the disk of '{tree}/_build': the book needs about \d+ MB there and \d+ MB are free"
+        with pytest.raises(NoRoom, match=no_room) as caught:
+            build(tree)
+        assert capfd.readouterr().err == "" and "\n" not in str(caught.value)
+        needs = int(re.search(r"about (\d+) MB", str(caught.value))[1])
+        subprocess.run(["mount", "-o", f"remount,size={needs}m", str(tree / "_build")], check=True)
+        assert build(tree) == 0  # there is as much as it asked for
+        whole = pictures(tree / "_build" / "html")
+        assert len(whole) == 1 and len(whole[0]) > 10_000
+        (cut,) = (tree / "_build" / "jupyter_execute").rglob("*.png")
+        cut.write_bytes(whole[0][:1000])
+        (tree / "_build" / ".unfinished").touch()
+        assert build(tree) == 0
+        assert pictures(tree / "_build" / "html") == whole
+    finally:
+        subprocess.run(["umount", str(tree / "_build")], check=False)
+
+
+def test_pages_that_find_no_room_are_one_line(tree, capfd, monkeypatch):
+    full = "first: [Errno 28] No space left on device: '_build/executed/one/first.ipynb'"
+    monkeypatch.setattr(book, "perform_all", lambda tasks, *_, **__: (Done(task, "new", 1.0, full) for task in tasks))
+    with pytest.raises(NoRoom):
+        smoke(tree)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_second_build_waits_for_the_first(tree):
+    command = [sys.executable, "-m", "support", "smoke"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    (tree / "notebooks" / "one" / "second.ipynb").unlink()
+    toc = (tree / "_toc.yml").read_text(encoding="utf-8").partition("    sections")[0]
+    (tree / "_toc.yml").write_text(toc, encoding="utf-8")
+    with files.lock(tree / "_build" / ".book.lock"):
+        second = subprocess.Popen(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+        assert f"book: waiting for process {os.getpid()}, which holds" in second.stderr.readline()
+        assert not (tree / "_build" / "smoke").exists()
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 0
+    assert "one/first  executed" in said
 
 
 def test_a_failing_page_stops_the_book_but_not_the_others(tree, capfd):
@@ -111,7 +191,16 @@ def test_a_failing_page_stops_the_book_but_not_the_others(tree, capfd):
     assert "one/second  executed" in said.out
     assert "failed: first: cell `raise RuntimeError('no luck')` failed: RuntimeError: no luck" in said.err
     assert (tree / "_build" / "executed" / "one" / "first.failed.ipynb").is_file()
+    assert "repeat: python -m support run notebooks/one/first.ipynb\n" in said.err
     assert not (tree / "_build" / "html").exists()
+
+
+def test_pages_over_their_time_limit_are_listed_with_the_command_that_repeats_them(tree, capfd):
+    assert smoke(tree, timeout=0.001) == 1
+    said = capfd.readouterr().err
+    for name in ("first", "second"):
+        assert f"failed: {name}: it was stopped at its time limit of 0.001 s" in said
+        assert f"repeat: python -m support run notebooks/one/{name}.ipynb -p b=1\n" in said
 
 
 def test_outputs_are_refreshed_and_quick_runs_kept_apart(tree, capfd):
@@ -131,8 +220,8 @@ def test_a_page_that_was_edited_while_it_ran_is_left_as_it_is(tree, capfd, monke
 
     first = tree / "notebooks" / "one" / "first.ipynb"
 
-    def executed(*arguments):
-        tasks = execute(*arguments)
+    def executed(*arguments, **options):
+        tasks = execute(*arguments, **options)
         first.write_text(
             first.read_text(encoding="utf-8").replace("print('first', b)", "print('mine', b)"), encoding="utf-8"
         )
@@ -160,9 +249,10 @@ def test_every_notebook_is_in_the_table_of_contents():
 def test_a_page_names_its_parameters_and_holds_its_outputs(notebook):
     assert (ROOT / "notebooks" / "parameters" / f"{notebook.stem}.yaml").is_file()
     defaults = defaults_of(notebook)
-    assert named_set(notebook, "default") == defaults
+    complete(notebook, defaults, defaults)  # the book's own values are in the ranges
     complete(notebook, named_set(notebook, "smoke"), defaults)
     content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert f'page.begin("{notebook.stem}")' in "".join("".join(cell["source"]) for cell in content["cells"])
     code = [cell for cell in content["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
@@ -204,7 +294,7 @@ def test_plain_jupyter_book_gives_the_same_book(tmp_path):
     assert "WARNING" not in done.stderr
     html = tmp_path / "_build" / "html"
     documents = {f"notebooks/{name}.html" for name in Book(ROOT).pages()} | {
-        f"book/{path.stem}.html" for path in (ROOT / "book").glob("*.md")
+        f"{path.relative_to(ROOT).with_suffix('.html')}" for path in (ROOT / "book").rglob("*.md")
     }
     assert pages_of(html) == documents
     assert article(html / "book" / "ledger.html").count("no check yet") > 1

@@ -93,7 +93,9 @@ def build(tmp_path, papers):
             write_notebook(source / "notebooks" / "part" / f"{name}.ipynb", *verdicts)
         names = sorted(path.stem for path in (source / "notebooks" / "part").glob("*.ipynb"))
         (source / "index.md").write_text(
-            "# Top\n\n```{toctree}\nbook/ledger\n" + "".join(f"notebooks/part/{n}\n" for n in names) + "```\n",
+            "# Top\n\n```{counts}\n```\n\n```{toctree}\nbook/ledger\n"
+            + "".join(f"notebooks/part/{n}\n" for n in names)
+            + "```\n",
             encoding="utf-8",
         )
         settings = {
@@ -148,6 +150,20 @@ def test_the_page_shows_every_claim_and_its_evidence(build):
     assert "_static/ledger.js" in page
     assert re.search(r"numpy</p></td>\s*<td><p>2\.4\.6</p></td>", page)
     assert re.search(r"pyyaml</p></td>\s*<td><p>6\.0\.3</p></td>", page)
+
+
+def test_the_counts_follow_the_pages_of_the_build(build, tmp_path):
+    def said():
+        page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+        return re.search(r"<p>([^<]*of the 4 claims[^<]*)</p>", page).group(1)
+
+    build({"alpha": [verdict("wu.one", "confirmed")]})
+    assert said() == (
+        "1 of the 4 claims have a verdict that a page computes: 1 confirmed. "
+        "1 have one that is written with its reason: 1 noted. 2 have no check yet."
+    )
+    build({"beta": [verdict("wu.four", "not reproduced"), verdict("wu.one", "confirmed")]}, afresh=False)
+    assert said().startswith("2 of the 4 claims have a verdict that a page computes: 1 confirmed, 1 not reproduced. ")
 
 
 def test_an_expected_verdict_is_never_shown_as_computed(build):

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_directives_become_paragraphs():
-    text = "Before.\n\n````{solution} ex-a\n:label: sol-a\n:class: dropdown\n\nIt is $x$.\n\n```{prf:lemma} Small\n:label: lem-s\n\nIndeed.\n```\n````\nAfter."
+    text = "Before.\n\n````{solution} ex-a\n:label: sol-a\n:class: dropdown\n\nIt is $x$.\n\n"
+    text += "```{prf:lemma} Small\n:label: lem-s\n\nIndeed.\n```\n````\nAfter."
     assert (
         markdown.markdown(text)
         == "Before.\n\n**Solution of ex-a.**\n\nIt is $x$.\n\n**Lemma lem-s (Small).**\n\nIndeed.\n\nAfter."

@@ -11,20 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.bench.exact import kronecker_map
-from support.exact.averaged import (
-    BatchNoise,
-    bound,
-    exact_constants,
-    fixed,
-    fresh,
-    inverse_T,
-    kappa,
-    lr_limit,
-    matched,
-    risks,
-    simulated,
-)
-from support.exact.least_squares import expected_losses, growth
+from support.exact.averaged import bound, exact_constants, inverse_T, kappa, last_moment, lr_limit, risks, simulated
+from support.exact.batch_noise import BatchNoise, fixed, fresh, matched
+from support.exact.least_squares import expected_losses, growth, stability_limit
 from support.exact.populations import FinitePopulation, GaussianPopulation
 from support.exact.theorem_one import counted_risks, outcomes, random_case
 from support.sampling import (
@@ -230,6 +219,66 @@ def test_inverse_T_solves_its_equation_and_a_gaussian_frame_is_the_dense_one():
     assert growth_of(training_set, fixed(law), 0.3) == pytest.approx(growth(training_set.inputs, law, 0.3))
 
 
+@pytest.mark.parametrize("population", [GAUSS, FinitePopulation(X.astype(float), Y.astype(float), [0.5, 0.3, 0.2])])
+def test_beyond_the_theorems_range_up_to_the_stability_limit(population):
+    """Between 2/κ and the limit the risks converge: T⁻¹ and the exact constants are there, the bound is not."""
+    noise, theta = matched(2), np.full(len(population.optimum), 2.0)
+    limit = stability_limit(population, noise)
+    lr = (limit + lr_limit(population, noise)) / 2
+    assert lr > lr_limit(population, noise) * 1.005 and growth(population, noise, lr) < 0.99
+    assert growth(population, noise, limit) == pytest.approx(1)
+    n = 4000
+    risk = risks(population, noise, lr, theta, n).averaged[-1]
+    assert risk == pytest.approx(exact_constants(population, noise, lr, theta)(n), rel=1e-9)
+    with pytest.raises(ValueError, match="outside the theorem's range"):
+        bound(population, noise, lr, theta)
+    with pytest.raises(ValueError, match="is not stable"):
+        exact_constants(population, noise, 1.001 * limit, theta)
+
+
+def test_the_last_moment_has_the_risks_in_it_and_is_what_paths_give():
+    """In rationals against every path of two steps; its trace and its product with Σ against the scalars."""
+    weights, theta = list(MiniBatch(3, 2, replace=False).atoms()), START
+    steps = outcomes(POPULATION, weights)
+    ours = last_moment(POPULATION, matched(2), LR, theta, 2)
+    moment = 0
+    for one in steps:
+        for two in steps:
+            error = POPULATION.error_of(theta)
+            for step in (one, two):
+                error = error - LR * (step.L @ error - step.N)
+            moment = moment + one.probability * two.probability * np.outer(error, error)
+    assert (ours == moment).all()
+    for population in (GAUSS, POPULATION):
+        start = np.arange(len(population.optimum))
+        seen = risks(population, matched(2), Fraction(1, 5), start, 7)
+        moment = last_moment(population, matched(2), Fraction(1, 5), start, 7)
+        assert np.trace(moment) == pytest.approx(seen.distance[-1])
+        assert np.sum(population.second_moment * moment) / 2 == pytest.approx(seen.last[-1])
+
+
+def test_an_excess_risk_and_the_least_loss_make_the_loss():
+    law, lr = MiniBatch(3, 2), Fraction(1, 7)
+    training_set = FinitePopulation(X, Y)
+    excess = risks(training_set, fixed(law), lr, START, 4).last
+    assert [value + training_set.least_loss for value in excess] == list(expected_losses(X, Y, law, lr, START, 4))
+    assert GAUSS.least_loss == 0.15
+
+
+def test_coordinates_of_a_frame_lead_back():
+    """T of the matrix that T⁻¹I stands for is the identity, in the coordinates of θ."""
+    matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
+    turned = FinitePopulation(np.linalg.cholesky(matrix).T * math.sqrt(2), np.ones(2))
+    gaussian, noise, lr = GaussianPopulation(matrix), matched(2), 0.05
+    for population in (turned, gaussian):
+        M = population.frame.back(inverse_T(population, noise, lr, population.frame.identity))
+        sigma, p, q = population.second_moment, float(noise.strength), float(noise.pairs)
+        image = sigma @ M + M @ sigma - lr * (p * population.fourth(M) + q * sigma @ M @ sigma)
+        np.testing.assert_allclose(image, np.eye(2), atol=1e-10)
+    exact = POPULATION.frame
+    assert (exact.back(exact.outer(exact.into(START))) == np.outer(START, START)).all()
+
+
 def test_the_kronecker_route_gives_the_same_second_moment():
     x = np.random.default_rng(2).standard_normal((7, 3))
     population, noise, theta = FinitePopulation(x, x.sum(1)), BatchNoise(0.3, 0.1), np.array([2.0, 0, -1])
@@ -294,44 +343,47 @@ def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
     [
         (lambda: matched(3, 2), "b = 3 exceeds B = 2"),
         (lambda: matched(1, 1), "B = 1 makes the covariance"),
-        (lambda: BatchNoise(-0.1), "strength = -0.1 is no variance"),
-        (lambda: BatchNoise(0.1, math.nan), "jitter = nan is no variance"),
+        (lambda: BatchNoise(-0.1), "strength = -0.1 is out of range"),
+        (lambda: BatchNoise(0.1, math.nan), "jitter = nan is out of range"),
         (
             lambda: simulated(POPULATION, FullBatch(2, 1), 0.1, START, [1], 1, np.random.default_rng(0)),
-            "runs = 1: a standard error needs at least 2 runs",
+            "runs = 1 is out of range: a standard error needs at least 2 runs",
         ),
-        (lambda: risks(POPULATION, matched(1), 0, START, 1), "lr = 0 is no learning rate"),
-        (lambda: risks(POPULATION, matched(1), LR, START, -1), "steps = -1: give a whole number"),
+        (lambda: risks(POPULATION, matched(1), 0, START, 1), "lr = 0 is out of range: give a finite number above 0"),
+        (lambda: risks(POPULATION, matched(1), LR, START, -1), "steps = -1 is out of range: give at least 0"),
         (
             lambda: risks(POPULATION, matched(1), LR, START[:1], 1),
-            r"theta has shape \(1,\), the population's x has 2 entries",
+            r"theta of shape \(1,\) cannot be taken: give an array of numbers of shape \(2,\)",
         ),
-        (lambda: risks(GAUSS, matched(1), 0.1, [0.0, math.inf, 0.0], 1), "is not finite: give finite numbers"),
+        (lambda: risks(GAUSS, matched(1), 0.1, [0.0, math.inf, 0.0], 1), "1 of 3 theta are not finite"),
         (
             lambda: bound(GAUSS, matched(1), 5.0, np.zeros(3)),
             "lr = 5.0 is outside the theorem's range: choose 0 < lr < 2/κ = ",
         ),
-        (lambda: bound(GAUSS, matched(1), -1.0, np.zeros(3)), "lr = -1.0 is no learning rate"),
+        (lambda: bound(GAUSS, matched(1), -1.0, np.zeros(3)), "lr = -1.0 is out of range"),
         (
             lambda: bound(GAUSS, matched(1), 0.1, np.zeros(3), "best"),
-            "form = 'best' is unknown: choose from corrected, additive",
+            "form = 'best' is unknown: choose corrected, additive",
         ),
-        (lambda: exact_constants(GAUSS, matched(1), 5.0, np.zeros(3)), "outside the theorem's range"),
+        (
+            lambda: exact_constants(GAUSS, matched(1), 5.0, np.zeros(3)),
+            "lr = 5.0 is not stable: second moments stay bounded below",
+        ),
         (lambda: inverse_T(POPULATION, matched(1), 0.1, None), "T⁻¹ is computed in floating point"),
-        (lambda: FinitePopulation(np.ones(3), np.ones(3)), r"inputs of shape \(3,\) came with targets of shape \(3,\)"),
+        (lambda: FinitePopulation(np.ones(3), np.ones(3)), r"inputs of shape \(3,\) cannot be taken"),
         (lambda: FinitePopulation(np.ones((3, 1)), [1, math.nan, 0]), "1 of 3 targets are not finite"),
         (lambda: FinitePopulation(np.ones((2, 1)), [1, 0], [0.5, 0.6]), "sum to 1.1"),
         (lambda: FinitePopulation(X, Y, rational([2, -1, 0])), "give 3 numbers ≥ 0 with sum 1"),
         (lambda: FinitePopulation(np.zeros((2, 1)), [1, 0]), "all inputs are zero"),
-        (lambda: GaussianPopulation(np.zeros((2, 2))), "all inputs are zero"),
+        (lambda: GaussianPopulation(np.zeros((2, 2))), "covariance is zero"),
         (lambda: GaussianPopulation(np.diag([1.0, -1.0])), "covariance has the negative eigenvalue -1"),
-        (lambda: GaussianPopulation([[1.0, 1.0], [0.0, 1.0]]), "is not a finite symmetric matrix"),
+        (lambda: GaussianPopulation([[1.0, 1.0], [0.0, 1.0]]), "is not a symmetric matrix"),
         (
             lambda: GaussianPopulation(np.eye(2), degrees=4.0),
             "fourth moments of Student's t exist only for more than 4 degrees",
         ),
-        (lambda: GaussianPopulation(np.eye(2), variance=-1.0), "variance = -1.0 is none"),
-        (lambda: GaussianPopulation(np.eye(2), [1.0]), r"optimum has shape \(1,\)"),
+        (lambda: GaussianPopulation(np.eye(2), variance=-1.0), "variance = -1.0 is out of range"),
+        (lambda: GaussianPopulation(np.eye(2), [1.0]), r"optimum of shape \(1,\)"),
     ],
 )
 def test_bad_input(call, message):

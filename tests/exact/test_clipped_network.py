@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import Refused
 from support.exact.clipped_network import ClippedNetwork, descend, loewner_at_least
 
 
@@ -123,19 +124,30 @@ def test_descending_gradient_descent_and_adam():
 
 def test_bad_input_is_refused_with_the_remedy():
     net, theta = network()
-    with pytest.raises(ValueError, match=r"give \(n, k\), \(n,\) and \(m,\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(39,\) cannot be taken: .*\(40,\)"):
         ClippedNetwork(net.inputs, net.labels[1:], net.output, 0.1)
     with pytest.raises(ValueError, match="zeros and ones"):
         ClippedNetwork(net.inputs, 2 * net.labels, net.output, 0.1)
     with pytest.raises(ValueError, match="delta < 1/2"):
         ClippedNetwork(net.inputs, net.labels, net.output, 0.5)
-    with pytest.raises(ValueError, match="a row a hidden unit"):
+    with pytest.raises(ValueError, match=r"theta of shape .* cannot be taken"):
         net.loss(theta.T)
     with pytest.raises(ValueError, match="every sample is saturated"):
         net.alignment(100 * np.abs(theta) * net.output[:, None])
-    with pytest.raises(ValueError, match="learning rate of step 1 is 0"):
+    with pytest.raises(ValueError, match=r"learning rate of step 1 = 0\.0 is out of range"):
         list(descend(net, theta, [0.0]))
     with pytest.raises(ValueError, match="no Fraction"):
         loewner_at_least(np.eye(2), np.zeros((2, 2)))
+    square = np.array([[0, 1], [0, 0]], dtype=object)
     with pytest.raises(ValueError, match="no symmetric matrix"):
-        loewner_at_least(np.array([[0, 1], [0, 0]], dtype=object), 0)
+        loewner_at_least(square, 0 * square)
+
+
+@pytest.mark.parametrize("other", [0, [[0]], [0, 0], [[0] * 3] * 3, [[0, 0]]])
+def test_matrices_of_unequal_shapes_have_no_order(other):
+    """Numpy would spread the smaller one: [[2, 1], [1, 2]] ⪰ [[0]] was True."""
+    matrix = np.array([[2, 1], [1, 2]], dtype=object)
+    for pair in ((matrix, other), (other, matrix)):
+        with pytest.raises(Refused, match="cannot be taken"):
+            loewner_at_least(*pair)
+    assert loewner_at_least(matrix, 0 * matrix) and not loewner_at_least(0 * matrix, matrix)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from support.exact import recipes
-from support.sampling import Bernoulli, Compensated, GaussianFisher, Law, MiniBatch, SparseFisher
+from support.sampling import Bernoulli, Compensated, FullBatch, GaussianFisher, Law, MiniBatch, Rademacher, SparseFisher
 
 SIZES = [(3, 1, 2), (4, 2, 4), (5, 5, 5), (7, 3, 5), (9, 2, 3)]
 
@@ -74,7 +74,11 @@ def test_agreement_says_what_is_shared():
     )
 
 
-@pytest.mark.parametrize("law", [MiniBatch(4, 3), MiniBatch(5, 2, replace=False), Bernoulli(4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "law",
+    [MiniBatch(4, 3), MiniBatch(5, 2, replace=False), Bernoulli(4, 2), Rademacher(4, 1), Rademacher(3, 3)],
+    ids=str,
+)
 def test_moments_of_a_finite_law_equal_its_enumeration(law):
     g = [Fraction(x) for x in (3, -1, 0, 5, 2)][: law.n]
     noises = [(p, sum(x * (w - law.mean) for x, w in zip(g, weights, strict=True))) for p, weights in law.atoms()]
@@ -85,6 +89,11 @@ def test_kurtosis_of_gaussian_and_sparse_weights():
     first = [1, 0, 0, 0, 0, 0]
     assert recipes.kurtosis(recipes.moments(recipes.parts(GaussianFisher(6, 2), first))) == 3
     assert recipes.kurtosis(recipes.moments(recipes.parts(SparseFisher(6, 2, 4), first))) == Fraction(3 * 6, 4)
+    assert recipes.kurtosis(recipes.moments(recipes.parts(Rademacher(6, 2), first))) == 1
+    # n equal signs: E (Σ s)⁴ / n² = 3 − 2/n
+    assert recipes.kurtosis(recipes.moments(recipes.parts(Rademacher(6, 2), [1] * 6))) == 3 - Fraction(2, 6)
+    with pytest.raises(ValueError, match="a law of variance 0 has no kurtosis"):
+        recipes.kurtosis(recipes.moments(recipes.parts(FullBatch(6, 2), first)))
 
 
 @pytest.mark.parametrize("replace", [True, False])
@@ -101,5 +110,12 @@ def test_a_batch_of_2b_with_the_exact_noise_has_the_third_moments_of_sgd(replace
 def test_a_law_without_a_recipe_is_refused():
     with pytest.raises(TypeError, match="Law has no recipe"):
         recipes.recipe(Law(4, 2))
+    with pytest.raises(TypeError, match="law = 'SGD' is of type str"):
+        recipes.recipe("SGD")
+    for call in (recipes.agreement, recipes.counted):
+        with pytest.raises(TypeError, match="law = None is of type NoneType"):
+            call(None)
+    with pytest.raises(TypeError, match=r"B = 4\.5 is not an integer"):
+        recipes.menagerie(6, 2, 4.5)
     with pytest.raises(ValueError, match=r"g has shape \(2,\): give one number for each of the n = 3"):
         list(recipes.parts(MiniBatch(3, 2), [1, 2]))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.exact.averaged import bound, lr_limit, matched, risks
+from support.exact.averaged import bound, lr_limit, risks
+from support.exact.batch_noise import matched
 from support.exact.populations import FinitePopulation, GaussianPopulation
 from support.exact.theorem_one import chain, expect, outcomes, paths, product, random_case, survey, walk
 from support.sampling import MiniBatch

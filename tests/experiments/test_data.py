@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support.errors import WrongType
 from support.experiments import data
 from support.experiments.data import DataError
 from support.experiments.seeding import stream
@@ -98,6 +99,48 @@ def test_a_damaged_idx_file_is_refused(tmp_path, spoil, message):
     path.write_bytes(spoil(idx(pictures(7, (3, 5))[0])))
     with pytest.raises(DataError, match=message):
         data.read_idx(path)
+
+
+def test_a_bit_of_a_packed_file_is_noticed(small, tmp_path):
+    """In the middle of each file, where it is data, and at its end, where its checksum stands."""
+    images, labels = pictures(20, (32, 32, 3))
+    gz, npz, folder = tmp_path / "file.gz", tmp_path / "file.npz", tmp_path / "cifar"
+    gz.write_bytes(gzip.compress(idx(images)))
+    np.savez(npz, x=images, y=labels)
+    folder.mkdir()
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        for name in data._CIFAR_FILES:
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(cifar(images, labels))
+            tar.addfile(member, io.BytesIO(cifar(images, labels)))
+    calls = {
+        gz: lambda: data.read_idx(gz),
+        npz: lambda: data.read_npz(npz, "x", "y"),
+        folder / "cifar-10-binary.tar.gz": lambda: data._cifar_folder(folder),
+    }
+    for path, call in calls.items():
+        whole = path.read_bytes()
+        call()
+        for byte in (*range(len(whole) // 3, 2 * len(whole) // 3, len(whole) // 20), len(whole) - 6):
+            spoiled = bytearray(whole)
+            spoiled[byte] ^= 1
+            path.write_bytes(spoiled)
+            with pytest.raises(DataError, match=r"it is damaged|lacks"):
+                call()
+
+
+def test_a_damaged_header_of_an_array_is_refused_or_does_not_matter(tmp_path):
+    path, refused = tmp_path / "file.npz", 0
+    images, _ = pictures(3)
+    np.savez(path, x=images)
+    whole = path.read_bytes()
+    for byte in range(160):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 64]) + whole[byte + 1 :])
+        try:
+            assert np.array_equal(data.read_npz(path, "x")[0], images)
+        except DataError:
+            refused += 1
+    assert refused > 100
 
 
 def test_cifar_records_give_back_what_was_written():
@@ -357,3 +400,27 @@ def test_colours_come_first():
 def test_choices_that_do_not_exist_are_refused(digits, change, message):
     with pytest.raises(DataError, match=message):
         data.split(digits, **({"n": 10, "protocol": "code", "seed": 1} | change))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data.split("digits", 10, protocol="code", seed=1), "images = 'digits' is of type str"),
+        (lambda: data.split(data.load(), 10.0, protocol="code", seed=1), "n = 10.0 is not an integer"),
+        (lambda: data.split(data.load(), 10, protocol="paper", seed="1"), "seed = '1' is not an integer"),
+        (lambda: data.split(data.load(), 10, protocol="code", seed=1, corrupted=3), "corrupted = 3 is of type int"),
+        (lambda: data.read_idx(None), "path = None is of type NoneType"),
+        (lambda: data.read_npz(3, "x"), "path = 3 is of type int"),
+        (lambda: data.read_cifar("text", "here"), "content = 'text' is of type str"),
+        (lambda: stream("1", "subset"), "seed = '1' is not an integer"),
+        (lambda: stream(True), "seed = True is not an integer"),
+        (lambda: stream(1, 2), "purpose = 2 is of type int"),
+    ],
+)
+def test_other_types_are_refused(digits, call, message):
+    with pytest.raises(WrongType, match=message):
+        call()
+
+
+def test_a_seed_of_numpy_is_the_same_seed():
+    assert stream(np.int64(7), "noise", "SGD") == stream(7, "noise", "SGD") != stream(8, "noise", "SGD")

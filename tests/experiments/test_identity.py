@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.experiments import data, presets, records
+from support.experiments import data, presets, records, runs
+from support.experiments.runs import RunSpec
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "notebooks" / "records").glob("*/*/*.json"))
@@ -36,14 +37,9 @@ def test_the_records_of_before_are_all_there():
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.relative_to(ROOT / "notebooks" / "records").as_posix())
 def test_a_committed_record_is_recognised_as_done(path):
-    config = records.read(path)["config"]
-    preset = presets.preset(config["preset"])
-    if config["method"] == "start":
-        assert path.stem == f"start-seed{config['seed']}"
-        return
-    name = records.run_name(preset.name, config["scale"], config["method"], config["seed"])
-    assert path == ROOT / "notebooks" / "records" / f"{name}.json"
-    assert presets.is_done(path, presets.config(preset, config["scale"], config["method"], config["seed"]))
+    found = records.read(path)["config"]
+    spec = RunSpec(found["preset"], found["scale"], found["method"], found["seed"])
+    assert path == spec.path(ROOT / "notebooks" / "records") and spec.is_done(ROOT / "notebooks" / "records")
 
 
 @pytest.mark.parametrize("name", FIRST)
@@ -51,7 +47,7 @@ def test_a_preset_starts_as_it_did(name, monkeypatch):
     """Smoke scale, seed 1: the curves of loss and accuracy, in the six digits of a record."""
     monkeypatch.delenv("SUPPORT_DATA", raising=False)
     preset, _, method = name.partition("/")
-    run = presets.run(presets.preset(preset), "smoke", method, 1, show=False)
+    run = runs.run(RunSpec(preset, "smoke", method, 1), show=False)
     for key, there in FIRST[name].items():
         assert len(run.curves[key]) == len(there)
         assert all(map(same_digits, run.curves[key], there)), (key, run.curves[key], there)
@@ -59,14 +55,13 @@ def test_a_preset_starts_as_it_did(name, monkeypatch):
 
 @pytest.mark.parametrize("preset", ["wu.fig1a", "wu.fig1a.pixels01"])
 def test_a_long_run_starts_as_its_record_says(preset):
-    """SGD, seed 1, at the paper's scale: initialisation, images, batches and 200 steps, against the committed record."""
+    """SGD, seed 1, at the paper's scale: initialisation, images, batches and 200 steps, against the record."""
     try:
         data.load("fashion_mnist")
     except data.DataError as error:
         pytest.skip(f"needs FashionMNIST in SUPPORT_DATA: {error}")
-    chosen = presets.preset(preset)
-    setting = chosen.setting("paper")
-    trainer = presets.trainer(setting, "SGD", 1)
+    setting = presets.preset(preset).setting("paper")
+    trainer = runs.trainer(setting, "SGD", 1)
     trainer.run(setting.evaluate_every, evaluate_every=setting.evaluate_every, show=False)
     there = records.read(ROOT / "notebooks" / "records" / preset / "paper" / "sgd-seed1.json")["curves"]
     for key, values in trainer.curves.items():

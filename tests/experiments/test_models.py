@@ -1,0 +1,38 @@
+"""The networks take the images of their data sets as they come."""
+
+import pytest
+import torch
+from torch import nn
+
+from support.errors import Refused
+from support.experiments import data, models
+
+
+def test_the_digits_network_takes_images_and_rows_alike_and_is_two_layers():
+    torch.manual_seed(1)
+    ours = models.DigitsNet()
+    torch.manual_seed(1)
+    plain = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), plain.parameters(), strict=True))
+    images = torch.as_tensor(data.split(data.load("digits"), 20, protocol="code", seed=1, pixels="unit").train[0])
+    assert images.shape == (20, 1, 8, 8)
+    expected = plain(images.reshape(20, 64))
+    assert torch.equal(ours(images), expected) and torch.equal(ours(images.reshape(20, 64)), expected)
+    assert torch.equal(ours(images.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.normal_init("LeNet", 0.1, torch.Generator()), "model = 'LeNet' is of type str"),
+        (lambda: models.normal_init(nn.ReLU(), -0.1, torch.Generator()), "std = -0.1 is out of range"),
+        (lambda: models.normal_init(nn.ReLU(), float("nan"), torch.Generator()), "std = nan is out of range"),
+        (lambda: models.normal_init(nn.ReLU(), 0.1, None), "generator = None is no torch generator"),
+        (lambda: models.normal_init(nn.ReLU(), 0.1, torch.Generator(), truncated=1), "truncated = 1 is not a boolean"),
+        (lambda: models.count_parameters(None), "model = None is of type NoneType"),
+    ],
+)
+def test_other_types_are_refused(call, message):
+    with pytest.raises(Refused, match=message):
+        call()

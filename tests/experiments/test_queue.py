@@ -1,0 +1,220 @@
+"""The queue: the missing runs of every plan, many at once, stopped in time, packed, filed; rehearsed end to end."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.__main__ import main
+from support.experiments import plans, queue, records, runs
+from support.experiments.queue import QueueError
+
+ROOT = Path(__file__).parents[2]
+PLAN = """
+question = "Is it so?"
+claims = ["wu.fig1a"]
+date = 2026-11-26
+preset = "{preset}"
+scale = "smoke"
+methods = [{methods}]
+seeds = [{seeds}]
+baseline = "SGD"
+level = 0.05
+correction = "None."
+power = "Enough."
+
+[[outcomes]]
+name = "test_accuracy"
+unit = "points"
+test = "Student."
+
+[queue]
+order = {order}
+cpu_s = 30
+"""
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A tree with two small plans: five runs with one seed's escape, and two more."""
+    monkeypatch.delenv("SUPPORT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "notebooks" / "plans"
+    folder.mkdir(parents=True)
+    (tmp_path / "notebooks" / "records").mkdir()
+    first = PLAN.format(preset="wu.fig1a", methods='"SGD", "GD"', seeds="1, 2", order=1)
+    later = PLAN.format(preset="zhu.fig3", methods='"SGD", "GLD-diag"', seeds="3", order=2)
+    (folder / "b.first.toml").write_text(first, encoding="utf-8")
+    (folder / "a.later.toml").write_text(later, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_whole_way_from_plans_to_filed_records(tree, capsys):
+    """On two processes: what is worth most first, a start before what leaves from it; packed, filed, none left."""
+    assert main(["experiments", "queue", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "b.first: 4 of 4 records missing" in said and said.index("b.first") < said.index("a.later")
+    assert main(["experiments", "queue", "--budget", "5m", "-j", "2", "-o", "out", "--work", "work"]) == 0
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if "test accuracy" in line]
+    assert len(lines) == 7 and set(lines[:2]) <= {f"wu.fig1a smoke {m} seed {s}" for m in ("SGD", "GD") for s in (1, 2)}
+    assert lines.index("zhu.fig3 smoke start seed 3") < lines.index("zhu.fig3 smoke GLD-diag seed 3")
+    with tarfile.open(tree / "out" / "records.tar.gz") as tar:
+        assert len([name for name in tar.getnames() if name.startswith("records/")]) == 7
+    assert main(["experiments", "import", "out/records.tar.gz", "--work", "work2"]) == 0
+    assert "7 filed, 0 refused" in capsys.readouterr().out
+    for plan in plans.read_all():
+        for spec in plan.runs():
+            record = records.read(spec.path(tree / "notebooks" / "records"))
+            assert record["plan"] == {"name": plan.name, "digest": plan.digest} and record["started"]
+    assert main(["experiments", "queue", "-o", "out3", "--work", "work3"]) == 0
+    assert "0 runs" in capsys.readouterr().out
+    assert main(["experiments", "import", "out/records.tar.gz", "--work", "work2"]) == 0
+    assert "0 filed, 0 refused" in capsys.readouterr().out, "the same record again is no news"
+
+
+def test_a_run_is_stopped_in_time_packed_and_goes_on_elsewhere(tree, monkeypatch):
+    """The deadline falls after 7 of 40 steps; the archive carries the checkpoint; the record is that of an unbroken
+    run.
+    """
+    spec = runs.RunSpec("wu.fig1a", "smoke", "SGD", 1)
+    (plan,) = [plan for plan in plans.read_all() if plan.holds(spec)]
+    step, clock = runs.Trainer.step, []
+
+    def counted(self):
+        clock.append(1)
+        return step(self)
+
+    monkeypatch.setattr(runs.Trainer, "step", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr("support.experiments.training.time.time", lambda: float(len(clock)))
+        outcome, line = queue._one(plan, spec, tree / "work", "cpu", 6.5)
+    assert outcome == "late" and "out of time at step 7 of 40" in line
+    queue.pack(tree / "a.tar.gz", tree / "work" / "records", unfinished=tree / "work")
+    filed, refused = queue.file_archive(tree / "a.tar.gz", tree / "notebooks" / "records", tree / "else", [plan])
+    assert sorted(filed) == [f"work/wu.fig1a/smoke/sgd-seed1.{end}: goes on" for end in ("begun", "pt")] and not refused
+    clock.clear()
+    assert queue._one(plan, spec, tree / "else", "cpu", time.time() + 600)[0] == "made"
+    assert len(clock) == 33
+    resumed = records.read(spec.path(tree / "else" / "records"))
+    begun = (tree / "work" / "wu.fig1a" / "smoke" / "sgd-seed1.begun").read_text(encoding="utf-8")
+    assert resumed["started"] == begun.strip() and not list((tree / "else").rglob("*.pt"))
+    torch.set_num_threads(1)
+    whole = runs.run(spec, show=False)
+    assert resumed["curves"] == runs._shortened(whole.curves) and resumed["final"] == whole.final
+
+
+def test_a_run_that_lost_its_process_is_tried_once_more(tree, capsys):
+    """SIGKILL of a worker while it runs: all records are made all the same."""
+    code = [sys.executable, "-m", "support", "experiments", "queue", "--budget", "5m", "-j", "1", "-o", "out"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*code, "--work", "work"], env=environment, cwd=tree, stdout=subprocess.PIPE, text=True
+    ) as done:
+        for line in done.stdout:
+            if "test accuracy" in line:
+                break
+        workers = subprocess.run(["pgrep", "-P", str(done.pid)], capture_output=True, text=True, check=True).stdout
+        for worker in workers.split():
+            command = Path(f"/proc/{worker}/cmdline").read_bytes()
+            if b"resource_tracker" not in command:
+                os.kill(int(worker), signal.SIGKILL)
+        rest = done.stdout.read()
+    assert "6 of 6 records made" in rest and done.returncode == 0
+
+
+def made(tree):
+    spec = runs.RunSpec("wu.fig1a", "smoke", "SGD", 1)
+    (plan,) = [plan for plan in plans.read_all() if plan.holds(spec)]
+    queue._one(plan, spec, tree / "work", "cpu", time.time() + 600)
+    return plan, spec, spec.path(tree / "work" / "records").read_bytes()
+
+
+def archive(path, members):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_what_an_archive_may_not_bring_is_refused(tree):
+    plan, spec, good = made(tree)
+    record = json.loads(good)
+    other = json.dumps(record | {"config": record["config"] | {"lr": 0.2}})
+    hostile = {
+        "../evil.json": (good, "no place"),
+        "/tmp/evil.json": (good, "no place"),
+        "elsewhere/x.json": (good, "no place"),
+        "records/wu.fig1a/smoke/gd-seed1.json": (good, "of another run"),
+        f"records/{spec.name}.json": (good[:-40], "no JSON"),
+        "records/x.json": (b"\xff", "no text"),
+        "records/y.json": (other.encode(), "not what was written"),
+    }
+    for name, (content, why) in hostile.items():
+        bad = archive(tree / "bad.tar.gz", {name: content})
+        filed, refused = queue.file_archive(bad, tree / "notebooks" / "records", tree / "else", [plan])
+        assert not filed and why in refused[0] and not (tree / "evil.json").exists()
+    assert not list((tree / "notebooks" / "records").rglob("*.json"))
+    fine = archive(tree / "good.tar.gz", {f"records/{spec.name}.json": good})
+    folder = tree / "notebooks" / "records"
+    filed, refused = queue.file_archive(fine, folder, tree / "else", [])
+    assert not filed and "plan b.first is not here" in refused[0]
+    filed, refused = queue.file_archive(fine, folder, tree / "else", [plan])
+    assert len(filed) == 1 and not refused
+    changed = record | {"final": record["final"] | {"test_accuracy": 0.5}}
+    changed["checksum"] = records.checksum(changed)
+    twin = archive(tree / "twin.tar.gz", {f"records/{spec.name}.json": json.dumps(changed).encode()})
+    filed, refused = queue.file_archive(twin, folder, tree / "else", [plan])
+    assert not filed and "another record stands at" in refused[0]
+    lines = records.checksum(record)
+    wrong = record | {"config": record["config"] | {"lr": 0.2}}
+    wrong["checksum"] = records.checksum(wrong)
+    assert wrong["checksum"] != lines
+    spec.path(folder).unlink()
+    knobs = archive(tree / "knobs.tar.gz", {f"records/{spec.name}.json": json.dumps(wrong).encode()})
+    filed, refused = queue.file_archive(knobs, folder, tree / "else", [plan])
+    assert not filed and "of another configuration" in refused[0] and not spec.path(folder).exists()
+
+
+def test_a_missing_or_damaged_archive_is_one_line(tree):
+    (tree / "cut.tar.gz").write_bytes(b"\x1f\x8b cut")
+    for path, why in ((tree / "none.tar.gz", "there is no archive"), (tree / "cut.tar.gz", "cannot be read")):
+        with pytest.raises(QueueError, match=why):
+            queue.file_archive(path, tree, tree, [])
+
+
+def test_a_damaged_record_leaves_its_run_out_and_says_so(tree):
+    plan, spec, good = made(tree)
+    folder = tree / "notebooks" / "records"
+    spec.path(folder).parent.mkdir(parents=True)
+    spec.path(folder).write_bytes(good[:-40])
+    said = []
+    left = queue.missing([plan], [folder], warn=said.append)
+    assert [job.spec.name for job in left] == [one.name for one in plan.runs() if one != spec] and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "9"], "budget '9' is malformed: write a time such as 90s"),
+        (["--budget", "0m"], "budget '0m' is malformed"),
+        (["--plans", "c"], "no plan 'c': choose among b.first, a.later"),
+        (["-j", "0"], "jobs = 0 is too few"),
+        (["--device", "tpu"], "device = 'tpu' is unknown"),
+        (["-o", ""], "--output is empty"),
+        (["--records", "nowhere"], "nowhere is no folder"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(tree, capsys, arguments, message):
+    assert main(["experiments", "queue", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and not (tree / "_build").exists()

@@ -1,0 +1,310 @@
+"""Every public callable says in one line what it does not take: a table of valid calls, in which each argument is
+replaced in turn by values of other kinds. Each must end in a `Refused`, never in an error of the inside.
+
+A module that stands in `CALLS` is covered whole: a new public callable of it needs a line here.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from support.errors import Refused
+from support.exact.batch_noise import BatchNoise
+from support.exact.clipped_network import ClippedNetwork
+from support.exact.mixtures import online_noise
+from support.exact.ornstein_uhlenbeck import OrnsteinUhlenbeck
+from support.exact.populations import FinitePopulation
+from support.exact.products import log_products
+from support.exact.theorem_one import outcomes
+from support.exact.two_basins_runs import Setting
+from support.sampling import GaussianCovariance, MiniBatch
+
+X, Y, THETA = np.array([[1.0, 0.0], [1.0, 2.0], [-1.0, 1.0]]), np.array([1.0, 0.0, 2.0]), np.array([1.0, -1.0])
+LAW, NOISE, POPULATION = MiniBatch(3, 2), BatchNoise(0.5), FinitePopulation(X, Y)
+REGRESSION = {"features": X, "targets": Y, "law": LAW, "lr": 0.1, "theta": THETA}
+AVERAGED = {"population": POPULATION, "noise": NOISE, "lr": 0.1, "theta": THETA}
+RATIONAL = FinitePopulation([[Fraction(1)], [Fraction(2)]], [0, 1])
+STEPS = outcomes(RATIONAL, MiniBatch(2, 1).atoms())
+PATHS = {"paths": 2, "substeps": 2, "generator": np.random.default_rng(1)}
+GAUSSIAN = GaussianCovariance(3, 2)
+WEIGHTS = GAUSSIAN.sample(4, np.random.default_rng(1))[None]
+FACTOR = online_noise("SGD", {0.0: 0.5, 1.0: 0.5}, 1).affine(1, -0.5)
+NETWORK, UNITS = ClippedNetwork(X, [0.0, 1.0, 1.0], [1.0, -1.0], 0.1), np.array([[0.3, 0.1], [0.1, 0.2]])
+PROCESS = OrnsteinUhlenbeck([1.0, 2.0], [1.0, 1.0])
+TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
+CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "printed": np.ones(1)}
+
+
+def first(theta, weights):
+    """A gradient that is one."""
+    return theta * weights.sum()
+
+
+class Optional:
+    """A valid value beside which None is valid too."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+OBJECTS = {
+    "ClippedNetwork": NETWORK,
+    "FinitePopulation": POPULATION,
+    "LogProduct": log_products(FACTOR, [3])[0],
+    "Mixture": FACTOR,
+    "OrnsteinUhlenbeck": PROCESS,
+}
+# module: {callable, or method of one of the objects: valid arguments by name}
+CALLS = {
+    "exact.batch_noise": {
+        "BatchNoise": {"strength": 0.5, "jitter": 0.1},
+        "fresh": {"law": LAW},
+        "fixed": {"law": LAW},
+        "matched": {"b": 2, "B": Optional(3)},
+        "a_law": {"law": LAW},
+    },
+    "exact.populations": {
+        "FinitePopulation": {"inputs": X, "targets": Y, "probabilities": Optional(np.full(3, 1 / 3))},
+        "GaussianPopulation": {
+            "covariance": np.eye(2),
+            "optimum": Optional(THETA),
+            "variance": 1.0,
+            "degrees": 5.0,
+        },
+        "a_population": {"value": POPULATION},
+        "FinitePopulation.error_of": {"theta": THETA},
+    },
+    "exact.averaged": {
+        "risks": {**AVERAGED, "steps": 2},
+        "last_moment": {**AVERAGED, "steps": 2},
+        "simulated": {
+            "population": POPULATION,
+            "law": LAW,
+            "lr": 0.1,
+            "theta": THETA,
+            "stops": [1, 2],
+            "runs": 3,
+            "generator": np.random.default_rng(1),
+        },
+        "kappa": {"population": POPULATION, "noise": NOISE},
+        "lr_limit": {"population": POPULATION, "noise": NOISE},
+        "bound": {**AVERAGED, "form": "corrected"},
+        "inverse_T": {"population": POPULATION, "noise": NOISE, "lr": 0.1, "matrix": np.eye(2)},
+        "exact_constants": AVERAGED,
+    },
+    "exact.least_squares": {
+        "expected_losses": {**REGRESSION, "steps": 2},
+        "regression_arrays": {"features": X, "targets": Y, "theta": THETA},
+        "growth": {"data": X, "noise": LAW, "lr": 0.1},
+        "stability_limit": {"data": POPULATION, "noise": NOISE},
+    },
+    "exact.diffusion": {
+        "whole_steps": {"time": 1.0, "lr": 0.5},
+        "strong_error": {**REGRESSION, "time": 0.2, "correlation": 1.0, "modified": False},
+        "first_order": {"features": X, "targets": Y, "theta": THETA, "time": 1.0},
+        "gronwall_bound": {"lr": 0.1, "time": 1.0, "lipschitz": 1.0, "bound": 1.0, "printed": False},
+        "sharper_bound": {"lr": 0.1, "time": 1.0, "lipschitz": 1.0, "bound": 1.0, "b": 2.0},
+    },
+    "exact.higher_moments": {"loss_moments": {**REGRESSION, "steps": 1}},
+    "exact.mixtures": {
+        "Mixture": {"parts": ((1.0, 0.0, 1.0),)},
+        "online_noise": {"kind": "[MSGD-Cov]-B", "squares": {0.0: 0.5, 1.0: 0.5}, "b": 2, "B": 3},
+        "Mixture.affine": {"shift": 1.0, "scale": 2.0},
+        "Mixture.moment": {"order": 2},
+        "Mixture.exponent": {"q": 1.0},
+        "Mixture.slope": {"q": 1.0},
+        "Mixture.within": {"size": np.array([1.0])},
+        "Mixture.sample": {"size": 3, "generator": np.random.default_rng(1)},
+    },
+    "exact.products": {
+        "log_products": {"factor": FACTOR, "counts": [1, 3], "points": 1000},
+        "LogProduct.cdf": {"x": np.array([0.0])},
+        "LogProduct.quantile": {"probability": 0.5},
+    },
+    "exact.theorem_one": {
+        "outcomes": {"population": RATIONAL, "weights": [(Fraction(1), (Fraction(1),))]},
+        "expect": {"steps": STEPS, "value": lambda L, N: N},
+        "paths": {"steps": STEPS, "length": 2},
+        "product": {"path": tuple(STEPS), "lr": Fraction(1, 5), "i": 1, "k": 1},
+        "walk": {"path": tuple(STEPS), "lr": Fraction(1, 5), "start": np.array([Fraction(1)])},
+        "counted_risks": {
+            "population": RATIONAL,
+            "steps": STEPS,
+            "lr": Fraction(1, 5),
+            "theta": np.array([1.0]),
+            "length": 1,
+        },
+        "chain": {**AVERAGED, "n": 3},
+        "random_case": {"generator": np.random.default_rng(1), "well_specified": True},
+        "survey": {"count": 1, "seed": 1, "steps": 2, "well_specified": True},
+    },
+    "exact.clipped_network": {
+        "ClippedNetwork": {"inputs": X, "labels": np.array([0.0, 1.0, 1.0]), "output": np.ones(2), "delta": 0.1},
+        "descend": {"network": NETWORK, "theta": UNITS, "rates": [0.1, 0.1], "adam": True},
+        "loewner_at_least": {
+            "larger": np.array([[2, 0], [0, 2]], dtype=object),
+            "smaller": np.array([[1, 0], [0, 1]], dtype=object),
+        },
+        "ClippedNetwork.loss": {"theta": UNITS},
+        "ClippedNetwork.alignment": {"theta": UNITS},
+    },
+    "exact.ornstein_uhlenbeck": {
+        "OrnsteinUhlenbeck": {"hessian": np.eye(2), "diffusion": np.ones(2)},
+        "discrete_efficiency": {"hessian": np.ones(2), "covariance": np.ones(2), "lr": 0.1, "steps": np.array([1, 2])},
+        "OrnsteinUhlenbeck.efficiency": {"t": np.array([1.0])},
+        "OrnsteinUhlenbeck.linear": {"t": np.array([1.0])},
+        "OrnsteinUhlenbeck.ito": {"t": np.array([1.0])},
+        "OrnsteinUhlenbeck.excess": {"t": np.array([1.0])},
+        "OrnsteinUhlenbeck.covariance": {"t": 1.0},
+    },
+    "exact.two_basins": {
+        "plane": {"points": X[:, :2]},
+        "bowls": {"w": THETA, "x": THETA},
+        "loss": {"w": THETA, "data": X},
+        "expected_loss": {"w": THETA, "spread": 1.0, "nodes": 4},
+        "edges": {"s": np.array([0.0])},
+        "variances": {"dynamics": "GLD const", "bowl": "sharp", "trace": 0.01},
+        "crossing_closed_form": TOY,
+        "crossing": TOY,
+        "arrival": {**TOY, "dynamics": "GLD 1st eigvec(H)", "cell": 0.02},
+        "expected_gradient_along": {"u": np.array([1.0]), "spread": 1.0},
+        "arrival_along": {"steps": 3, "trace": 0.01, "spread": 0.0},
+    },
+    "exact.two_basins_runs": {
+        "Setting": {
+            "trace": 0.01,
+            "lr": 0.005,
+            "n": 5,
+            "spread": 1.0,
+            "protocol": "code",
+            "tie": "axis",
+            "cumulative": False,
+        },
+        "simulate": {
+            "dynamics": "GLD const",
+            "runs": 2,
+            "steps": 2,
+            "setting": Setting(n=3),
+            "generator": np.random.default_rng(1),
+            "every": 1,
+        },
+    },
+    "coupling": {
+        "regression": {"features": X, "targets": Y, "slope": Optional(np.tanh)},
+        "huber": {"residual": Y},
+        "descend": {"gradient": first, "theta": THETA, "lr": 0.1, "weights": WEIGHTS},
+        "brownian_weights": {"law": GAUSSIAN, "steps": 2, **PATHS},
+        "coarse": {"weights": WEIGHTS, "substeps": 2},
+        "paired_paths": {"gradient": first, "law": GAUSSIAN, "lr": 0.5, "theta": THETA, "time": 1.0, **PATHS},
+        "mini_batches": {"weights": WEIGHTS, "b": 2, "block": Optional(2)},
+        "hypergeometric_quantile": {"u": np.array([0.5]), "marked": Y, "unmarked": Y, "draws": np.zeros(3)},
+    },
+    "orders": {
+        "fit_powers": {"lrs": np.array([0.5, 0.2]), "errors": Y[[0, 2]], "powers": (1, 2), "confidence": 0.9},
+        "fit_order": {"lrs": np.array([0.5, 0.2]), "errors": Y[[0, 2]], "confidence": 0.9},
+    },
+    "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
+    "claims.check": {"check": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
+    "widget": {
+        "large_batch": {"n": 5, "b": 2, "B": 3},
+        "entry": {"law": LAW},
+        "table": {"largest": 3, "B": 2},
+        "zoo": {"n": 3, "b": 2, "B": 3, "chosen": "SGD", "largest": 3, "seed": 1, "key": "x"},
+    },
+    "plotting": {
+        "figure": {"rows": 1, "columns": 1, "width": 2.0, "height": 2.0},
+        "band": {"ax": plt.subplots()[1], "x": Y, "runs": X.T, "confidence": 0.9},
+        "label_ends": {"ax": plt.subplots()[1], "labels": {"a": (0.5, "black")}, "gap": 0.1, "pad": 0.1},
+    },
+    "tables": {"table": {"head": ("a", "b"), "rows": [(1, 2)]}},
+    "animation": {
+        "gif": {
+            "fig": plt.figure(),
+            "draw": lambda frame: [],
+            "seconds": 0.1,
+            "rest": 1.0,
+            "plays": 1,
+            "colours": 8,
+        },
+        "html": {"moving": b"a", "still": b"b", "alt": "a dot"},
+    },
+}
+FIXED = {"band": {"colour": "black"}, "gif": {"frames": [1, 2]}}  # arguments that may be many things
+# what functions give, and what they take only from each other
+RESULTS = {
+    *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
+    *("Verdict", "VerdictMismatch", "compositions"),
+}
+
+
+def strange(value) -> list:
+    """Values of other kinds than this one."""
+    if isinstance(value, bool):
+        return [None, 1, "yes"]
+    if isinstance(value, int):
+        return [None, 1.5, "3", True, [1], math.nan]
+    if isinstance(value, (float, Fraction)):
+        return [None, "0.1", [0.1], 1j, math.nan]
+    if isinstance(value, np.ndarray):
+        return [None, "numbers", object(), [[1], [1, 2]], np.full(value.shape, math.nan), {"a": 1}]
+    if isinstance(value, str):
+        return [None, 3, b"text", ["text"]]
+    if isinstance(value, (list, tuple, Mapping)):
+        return [None, 3, object(), [object()]]
+    return [None, 3, "thing", [1.0]]
+
+
+def cases():
+    for module, calls in CALLS.items():
+        for call, arguments in calls.items():
+            for argument, value in arguments.items():
+                optional = isinstance(value, Optional)
+                for wrong in strange(value.value if optional else value):
+                    if not (optional and wrong is None):
+                        label = f"{module}.{call}-{argument}-{type(wrong).__name__}"
+                        yield pytest.param(module, call, argument, wrong, id=label)
+
+
+def called(module, call, **replaced):
+    """The call of the table with some arguments replaced."""
+    name, _, method = call.partition(".")
+    function = getattr(OBJECTS[name], method) if method else getattr(importlib.import_module(f"support.{module}"), call)
+    arguments = {k: v.value if isinstance(v, Optional) else v for k, v in CALLS[module][call].items()}
+    return function(**FIXED.get(call, {}), **(arguments | replaced))
+
+
+@pytest.mark.parametrize(
+    ("module", "call"), [pytest.param(m, c, id=f"{m}.{c}") for m, calls in CALLS.items() for c in calls]
+)
+def test_the_valid_call_is_one(module, call):
+    called(module, call)
+    plt.close()
+
+
+@pytest.mark.parametrize(("module", "call", "argument", "wrong"), list(cases()))
+def test_a_value_of_another_kind_is_refused_in_one_line(module, call, argument, wrong):
+    with pytest.raises(Refused) as caught:
+        called(module, call, **{argument: wrong})
+    assert str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", CALLS)
+def test_every_public_callable_is_in_the_table(module):
+    found = importlib.import_module(f"support.{module}")
+    public = {
+        name
+        for name, value in vars(found).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == found.__name__
+        and not name.startswith("_")
+    }
+    assert public - RESULTS == {call for call in CALLS[module] if "." not in call}
