@@ -7,6 +7,7 @@ from torch import nn
 from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
+from support.sampling import MiniBatch
 from support.spectra import leading
 
 N = 14
