@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.func import grad
 
-from support.derivatives import push, way
+from support.derivatives import pull, push, way
 from support.errors import Refused, WrongType, boolean, probability
 from support.gradients import GradientMatrix
 from support.intervals import Interval, skewed, student
@@ -158,15 +158,10 @@ class GaussNewton(Curvature):
         def slope(out):
             return grad(lambda o: risk.losses_of(o, part).sum())(out)
 
-        theta = risk.theta.detach().requires_grad_()
-        with torch.enable_grad():
-            out = outputs(theta)
-
-        def product(u):
-            bent = push(slope, out.detach(), push(outputs, risk.theta, u, how), how)
-            return torch.autograd.grad(out, theta, bent, retain_graph=True)[0]
-
-        return product
+        with torch.no_grad():
+            out = outputs(risk.theta)
+        forth, bend, back = push(outputs, risk.theta, how), push(slope, out, how), pull(outputs, risk.theta)
+        return lambda u: back(bend(forth(u)))
 
     def _way(self) -> str:
         risk = self.risk

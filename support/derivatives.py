@@ -20,37 +20,37 @@ from torch.func import jvp
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
-def pull(f: Function, theta: torch.Tensor, w) -> torch.Tensor:
-    """``Jᵀw``, shape (d,). w: of the shape of ``f(theta)``; zeros where f does not depend on θ.
+def pull(f: Function, theta: torch.Tensor) -> Function:
+    """The function from w, of the shape of ``f(theta)``, to ``Jᵀw``, shape (d,); f is evaluated once for all w.
 
-    >>> pull(lambda theta: theta**2, torch.tensor([1.0, 3.0]), torch.tensor([1.0, 10.0]))
+    >>> pull(lambda theta: theta**2, torch.tensor([1.0, 3.0]))(torch.tensor([1.0, 10.0]))
     tensor([ 2., 60.])
     """
     theta = theta.detach().requires_grad_()
     with torch.enable_grad():
         value = f(theta)
-        if not value.requires_grad:
-            return torch.zeros_like(theta)
-        total = torch.dot(w.reshape(-1).to(value.dtype), value.reshape(-1))
-        return torch.autograd.grad(total, theta, materialize_grads=True)[0]
+    if not value.requires_grad:  # f does not depend on θ
+        return lambda w: torch.zeros_like(theta)
+    options = {"retain_graph": True, "materialize_grads": True}
+    return lambda w: torch.autograd.grad(value, theta, w.to(value.dtype), **options)[0]
 
 
-def push(f: Function, theta: torch.Tensor, u: torch.Tensor, how: str = "forward") -> torch.Tensor:
-    """``J u``, of the shape of ``f(theta)``, for u of shape (d,). how: "forward" or "two passes".
+def push(f: Function, theta: torch.Tensor, how: str = "forward") -> Function:
+    """The function from u of shape (d,) to ``J u``, of the shape of ``f(theta)``. how: "forward" or "two passes".
 
-    >>> push(lambda theta: theta**2, torch.tensor([1.0, 3.0]), torch.tensor([1.0, 10.0]), "two passes")
+    >>> push(lambda theta: theta**2, torch.tensor([1.0, 3.0]), "two passes")(torch.tensor([1.0, 10.0]))
     tensor([ 2., 60.])
     """
     if how == "forward":
-        return jvp(f, (theta,), (u,))[1]
+        return lambda u: jvp(f, (theta,), (u,))[1]
     theta = theta.detach().requires_grad_()
     with torch.enable_grad():
         value = f(theta)
         if not value.requires_grad:
-            return torch.zeros_like(value)
+            return lambda u: torch.zeros_like(value)
         w = torch.zeros_like(value, requires_grad=True)
         (back,) = torch.autograd.grad(value, theta, w, create_graph=True)
-        return torch.autograd.grad(back, w, u, materialize_grads=True)[0].detach()
+    return lambda u: torch.autograd.grad(back, w, u, retain_graph=True, materialize_grads=True)[0]
 
 
 def way(f: Function, theta: torch.Tensor, eps: float | None = None) -> str | None:
@@ -59,19 +59,16 @@ def way(f: Function, theta: torch.Tensor, eps: float | None = None) -> str | Non
 
     >>> way(torch.sin, torch.ones(3))
     'forward'
-    >>> way(lambda theta: theta.sin() + theta.detach().sin(), torch.ones(3))
-    'forward'
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         value = f(theta)
-    eps, looks = eps or torch.finfo(theta.dtype).eps, []
-    for _ in range(2):
-        u, w = (torch.randn(like.shape, generator=generator).to(like) for like in (theta, value))
-        looks.append((u, w, pull(f, theta, w)))
+    eps, back = eps or torch.finfo(theta.dtype).eps, pull(f, theta)
+    looks = [[torch.randn(like.shape, generator=generator).to(like) for like in (theta, value)] for _ in range(2)]
     for how in ("forward", "two passes"):
         try:
-            if all(_agree(push(f, theta, u, how), u, w, back, eps) for u, w, back in looks):
+            forth = push(f, theta, how)
+            if all(_agree(forth(u), u, w, back(w), eps) for u, w in looks):
                 return how
         except torch.OutOfMemoryError:
             raise

@@ -17,7 +17,7 @@ never for training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -68,17 +68,20 @@ class GradientMatrix(Operator):
 
     def _times(self, columns):
         """``∇𝓛 w = ∇(Σ_i w_i ℓ_i)``."""
-        return torch.stack([sum(self.risk.pull(w[part], part) for part in self.risk.parts()) for w in columns.T], dim=1)
+        total = torch.zeros(self.d, columns.shape[1], dtype=self.dtype, device=self.device)
+        for part in self.risk.parts():
+            total += _each(self.risk.pull(part), columns[part])
+        return total
 
     def _transposed_times(self, rows):
         """``∇𝓛ᵀ u``, the slope of every sample's loss along u."""
-        return torch.stack([torch.cat([self.risk.push(u, part) for part in self.risk.parts()]) for u in rows.T], dim=1)
+        return torch.cat([_each(self.risk.push(part), rows) for part in self.risk.parts()])
 
     @property
     def mean(self) -> torch.Tensor:
         """The loss gradient ``∇L = ∇𝓛 1/n``, shape (d,)."""
         if self._mean is None:
-            self._mean = self @ torch.full((self.n,), 1 / self.n, dtype=self.dtype)
+            self._mean = self @ torch.ones(self.n) / self.n  # 1/n is no number of a half-precision model
         return self._mean
 
     def columns(self) -> Iterator[torch.Tensor]:
@@ -129,12 +132,11 @@ class NoiseCovariance(Operator):
         return min(self.gradients.d, self.gradients.n - (self.weights.total_variance == 0))
 
     def _times(self, columns):
-        return torch.stack([self._product(u) for u in columns.T], dim=1)
-
-    def _product(self, u: torch.Tensor) -> torch.Tensor:
-        g, risk = self.gradients, self.gradients.risk
-        total = self._a * sum(risk.pull(risk.push(u, part), part) for part in risk.parts())
-        return total + self._c * g.n**2 * (g.mean @ u) * g.mean if self._c else total
+        g, total = self.gradients, torch.zeros_like(columns)
+        for part in g.risk.parts():
+            total += _each(g.risk.pull(part), _each(g.risk.push(part), columns))
+        total *= self._a
+        return total + self._c * g.n**2 * torch.outer(g.mean, g.mean @ columns) if self._c else total
 
     def dense(self, limit_bytes: float = 2**31) -> torch.Tensor:
         """The matrix itself, shape (d, d), summed over chunks of per-sample gradients. Raises Refused where its d²
@@ -198,6 +200,11 @@ class NoiseCovariance(Operator):
         check_probes(probes, confidence)
         torch_generator(generator)
         return (self.draw(generator) for _ in range(probes))
+
+
+def _each(product: Callable[[torch.Tensor], torch.Tensor], columns: torch.Tensor) -> torch.Tensor:
+    """The product with every column."""
+    return torch.stack([product(column) for column in columns.T], dim=1)
 
 
 def check_probes(probes: int, confidence: float) -> None:

@@ -83,7 +83,8 @@ def estimate_gradient_noise_scale(gradients: GradientMatrix, confidence: float =
     ``|g|²`` of n samples is too large by Tr C₁/n on average; without this share, and with n − 1 in Tr C₁, both are
     unbiased (McCandlish et al. 2018, Appendix A). The interval is that of Student with the jackknife's standard error
     for |g|²/Tr C₁, turned over: where it reaches 0, noise may be all there is, and B_simple has no upper end (infinite;
-    the value too where the estimate of |g|² is not positive). Raises WrongType, or Refused for fewer than 3 samples, a
+    the value too where the estimate of |g|² is not positive). Where |g|² is small against Tr C₁/n the jackknife's error
+    is too large and the interval covers more than it says. Raises WrongType, or Refused for fewer than 3 samples, a
     confidence outside (0, 1), or gradients that are all equal.
 
     >>> from support.risk import EmpiricalRisk

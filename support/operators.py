@@ -75,7 +75,9 @@ class Operator:
 
     def __rmatmul__(self, other):
         rows = tensor("the left factor", other)
-        return self._applied(self._transposed_times, rows.T if rows.ndim == 2 else rows, self.shape[0], "left factor").T
+        if rows.ndim != 2:
+            return self._applied(self._transposed_times, rows, self.shape[0], "left factor")
+        return self._applied(self._transposed_times, rows.T, self.shape[0], "left factor").T
 
     def _applied(self, product, u, length: int, name: str) -> torch.Tensor:
         if tensor(f"the {name}", u).ndim not in (1, 2) or len(u) != length:

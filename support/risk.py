@@ -204,20 +204,20 @@ class EmpiricalRisk:
 
     # --- first derivatives, of some samples
 
-    def pull(self, w: torch.Tensor, part: Part) -> torch.Tensor:
-        """``Σ w_i ∇ℓ_i`` over some samples with weights of shape (m,): shape (d,), one backward pass."""
-        return pull(lambda theta: self.losses_at(theta, part), self.theta, w)
+    def pull(self, part: Part) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The function from weights w of shape (m,) of some samples to ``Σ w_i ∇ℓ_i``, shape (d,): a backward pass."""
+        return pull(lambda theta: self.losses_at(theta, part), self.theta)
 
-    def push(self, u: torch.Tensor, part: Part) -> torch.Tensor:
-        """The slopes ``∇ℓ_i · u`` of some samples along u of shape (d,): shape (m,), one forward-mode pass, or two
-        backward passes, or per-sample gradients: the first that torch has and that agrees with its backward pass.
+    def push(self, part: Part) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The function from u of shape (d,) to the slopes ``∇ℓ_i · u`` of some samples, shape (m,): one forward-mode
+        pass, or two backward passes, or per-sample gradients, whichever first agrees with the backward pass.
         """
-        how = self.looked_at(
-            "slopes", lambda: way(lambda theta: self.losses_at(theta, self.few()), self.theta, self.eps)
-        )
+        how = self.looked_at("slopes", lambda: way(lambda t: self.losses_at(t, self.few()), self.theta, self.eps))
         if how is None:
-            return u @ self.columns(part)
-        return push(lambda theta: self.losses_at(theta, part), self.theta, u, how).to(self.dtype)
+            columns = self.columns(part)
+            return lambda u: u @ columns
+        forth = push(lambda theta: self.losses_at(theta, part), self.theta, how)
+        return lambda u: forth(u).to(self.dtype)
 
     def columns(self, part: Part) -> torch.Tensor:
         """The gradients of some samples as columns, shape (d, m), in one batched pass where torch has one that agrees
@@ -239,7 +239,7 @@ class EmpiricalRisk:
 
     def _one_by_one(self, part: Part) -> torch.Tensor:
         one = torch.ones(1, dtype=self.dtype, device=self.device)
-        return torch.stack([self.pull(one, slice(i, i + 1)) for i in _indices(part)], dim=1)
+        return torch.stack([self.pull(slice(i, i + 1))(one) for i in _indices(part)], dim=1)
 
     def _can_be_batched(self) -> bool:
         if self.ghost is not None:
@@ -252,7 +252,7 @@ class EmpiricalRisk:
             raise
         except RuntimeError:  # a module that torch cannot batch, such as a recurrent one
             return False
-        whole = self.pull(w, few)
+        whole = self.pull(few)(w)
         return bool((ours - whole).norm() <= self.eps**0.5 * whole.norm())
 
     # --- what the above is made of

@@ -7,6 +7,7 @@ from torch import nn
 from support.curvature import GaussNewton, Hessian
 from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
+from support.sampling import MiniBatch
 from support.spectra import leading
 
 N = 14
@@ -134,6 +135,41 @@ def test_trace_estimates_cover_and_known_pairs_narrow_them():
     for bad, message in (({"probes": 1}, "at least 2"), ({"probes": 5, "confidence": 1.0}, "no probability")):
         with pytest.raises(ValueError, match=message):
             hessian.estimate_trace(generator=generator, **bad)
+
+
+def test_the_diagonal_exactly_and_within_its_intervals():
+    hessian, true = Hessian(risk(*problem(), chunk=5)), dense_hessian(*problem()).diagonal()
+    close(hessian.diagonal(), true)
+    close(hessian.trace(), true.sum())
+    pairs, generator, widths = leading(hessian, 20, which="LM"), torch.Generator().manual_seed(0), []
+    for known in (None, pairs):
+        found = hessian.estimate_diagonal(200, generator, 1 - 1e-4 / len(true), known=known)
+        assert ((found.low <= true + 1e-12) & (true <= found.high + 1e-12)).all()
+        widths.append(float((found.high - found.low).mean()))
+    assert widths[1] < widths[0] / 2
+    everything = leading(hessian, len(true))
+    close(hessian.estimate_diagonal(2, generator, known=everything).value, true, atol=1e-9)
+
+
+@pytest.mark.parametrize("generator", [None, 3, "seed"])
+def test_a_generator_is_required(generator):
+    hessian = Hessian(risk(*problem()))
+    fisher = GradientMatrix(hessian.risk).fisher()
+    for call in (hessian.estimate_trace, hessian.estimate_diagonal, fisher.estimate_trace, fisher.estimate_diagonal):
+        with pytest.raises(ValueError, match="is no torch generator"):
+            call(3, generator)
+    with pytest.raises(ValueError, match="is no torch generator"):
+        fisher.draw(generator)
+
+
+def test_operators_of_one_risk_add_up():
+    """H less the Gauss-Newton matrix, and a sum with C, by products and by traces of the parts."""
+    both = risk(*problem(), chunk=5)
+    H, G, C = Hessian(both), GaussNewton(both), GradientMatrix(both).covariance(MiniBatch(N, 4))
+    dense = dense_hessian(*problem()) - G.dense() + 3 * C.dense()
+    close((H - G + 3 * C).dense(), dense, atol=1e-10)
+    close((H - G + 3 * C).trace(), dense.trace(), atol=1e-10)
+    close((H @ C).trace(), (H.dense() @ C.dense()).trace(), atol=1e-10)
 
 
 # --- what is refused

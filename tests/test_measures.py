@@ -73,7 +73,8 @@ def test_the_interval_of_the_noise_scale_covers(d, signal):
         found = estimate_gradient_noise_scale(Stored(columns))
         hits += bool(found.low <= true <= found.high)
         values.append(1 / float(found.value))
-    assert 180 <= hits <= 199  # 190 expected, standard deviation 3
+    assert hits >= 180  # 190 expected, standard deviation 3; more where the signal is weak
+    assert d > 3 or hits <= 199
     assert sum(values) / 200 == pytest.approx(1 / true, abs=4 * torch.tensor(values).std().item() / 200**0.5)
 
 

@@ -1,4 +1,4 @@
-"""The contract of operators against dense matrices: products, sums, multiples, transposes, scipy's solvers."""
+"""The contract of operators against dense matrices: products, sums, multiples, transposes, scipy; what is refused."""
 
 import numpy as np
 import pytest
@@ -90,9 +90,9 @@ def test_scipys_solvers_take_any_operator():
         np.testing.assert_allclose(solver(operator.to_scipy(), right, rtol=1e-12)[0], exact, rtol=1e-8)
     largest = np.linalg.eigvalsh(dense)[-2:]
     np.testing.assert_allclose(np.sort(eigsh(operator.to_scipy(), 2)[0]), largest, rtol=1e-10)
-    big = Matrix(torch.diag(torch.arange(1.0, 51.0)))
-    start = np.random.default_rng(0).standard_normal((50, 2))
-    np.testing.assert_allclose(lobpcg(big.to_scipy(), start, maxiter=200, tol=1e-6)[0], [50, 49], rtol=1e-6)
+    big = Matrix(torch.diag(torch.arange(1.0, 21.0).double()))
+    start = np.random.default_rng(0).standard_normal((20, 2))
+    np.testing.assert_allclose(lobpcg(big.to_scipy(), start, maxiter=200, tol=1e-6)[0], [20, 19], rtol=1e-6)
 
 
 def test_types_are_those_of_the_operator():

@@ -17,7 +17,7 @@ import torch
 
 from support.additive import langevin
 from support.additive.noise import AdditiveNoise
-from support.additive.sgd import SgdNoise
+from support.additive.sgd import SgdNoise, flat
 from support.covariances import LowRank
 from support.derivatives import pull
 from support.errors import Refused
@@ -50,9 +50,9 @@ class PartitionNoise(SgdNoise):
         return 1 / (self.columns - 1)
 
     def blocks(self, model: torch.nn.Module, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        risk, one = self.risk(model), torch.ones(())
+        risk, one = self.risk(model), torch.ones(()).to(flat(model))
         for batch in torch.randperm(self.law.n, generator=generator).split(self.law.b):
-            mean = pull(lambda theta, batch=batch: risk.losses_at(theta, batch).mean(), risk.theta, one.to(risk.device))
+            mean = pull(lambda theta, batch=batch: risk.losses_at(theta, batch).mean(), risk.theta)(one)
             yield mean[:, None]
 
 
