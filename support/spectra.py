@@ -12,12 +12,14 @@ found; `leading` looks there until nothing is left above the k-th.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from support.errors import Refused, WrongType, choice, integer, real, tensor, torch_generator
+from support.intervals import Interval, student
 from support.operators import finite
 
 _DENSE = 300  # up to this many parameters a dense eigendecomposition is faster than Lanczos iterations
@@ -174,6 +176,88 @@ def _holds(product: Callable, v0: np.ndarray, which: str, bound: float, sure: fl
 
 class NotConverged(Refused, RuntimeError):
     """Iterations that ended before their tolerance was reached."""
+
+
+# --- the density of all eigenvalues -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """The spectral density ``Σ_i δ(x − h_i)/d`` of a d x d matrix, as seen from random vectors.
+
+    nodes, weights: (probes, steps), float64; for each probe the nodes and weights of a Gauss rule, ``Σ_j w_j f(x_j)`` ≈
+    Tr f(A)/d, whose weights sum to 1.  d: eigenvalues in all, so that ``d · w`` counts them.
+    """
+
+    nodes: torch.Tensor
+    weights: torch.Tensor
+    d: int
+
+    def mean(self, function: Callable, confidence: float = 0.95) -> Interval:
+        """``Tr f(A)/d``, the mean of f over the eigenvalues, with Student's interval over the probes. f: from a tensor
+        to numbers of its shape.
+
+        >>> found = density(torch.diag(torch.tensor([1.0, 2.0, 3.0])), 4, 3, torch.Generator().manual_seed(0))
+        >>> round(float(found.mean(torch.log).value), 6)  # log det A / d = log 6 / 3
+        0.597253
+        """
+        return student((self.weights * function(self.nodes)).sum(1), confidence)
+
+    def moment(self, power: int, confidence: float = 0.95) -> Interval:
+        """``Tr A^p/d``, the p-th moment: unbiased for p < 2·steps, and exact in each probe's ``vᵀA^p v``."""
+        integer("power", power, low=0)
+        return self.mean(lambda nodes: nodes**power, confidence)
+
+    def smoothed(self, grid: torch.Tensor, width: float, confidence: float = 0.95) -> Interval:
+        """The density on a grid of shape (m,), as a sum of Gaussians of that standard deviation, in units of one over
+        the eigenvalues'; its integral is 1. With Student's interval over the probes, at each point alone.
+        """
+        grid, width = tensor("grid", grid, (None,)).to(self.nodes), real("width", width, above=0)
+        away = (grid - self.nodes[..., None]) / width
+        bells = (-0.5 * away**2).exp() / (width * (2 * torch.pi) ** 0.5)
+        return student((self.weights[..., None] * bells).sum(1), confidence)
+
+
+def density(operator, probes: int, steps: int, generator: torch.Generator) -> Density:
+    """The density of all eigenvalues by stochastic Lanczos quadrature (Golub and Meurant 1994; Ghorbani et al. 2019):
+    probes · steps products.
+
+    From a vector v of random signs over √d, ``steps`` Lanczos iterations give a tridiagonal matrix; its eigenvalues are
+    the nodes, the squares of its eigenvectors' first entries the weights. Every moment below 2·steps is exact for v,
+    and for random v unbiased. Iterations are reorthogonalised in full, in memory steps · d: copies of converged
+    eigenvalues do not come up. probes ≥ 2, for intervals; steps ≤ d. Raises Refused, WrongType, NotFinite.
+
+    >>> found = density(torch.diag(torch.tensor([1.0, 1.0, 5.0])), 2, 2, torch.Generator().manual_seed(0))
+    >>> print(found.nodes[0].numpy().round(6), found.weights[0].numpy().round(6))
+    [1. 5.] [0.666667 0.333333]
+    """
+    d, like = _size(operator), _like(operator)
+    steps = integer("steps", steps, 1, d, f"a {d} x {d} matrix has at most {d} Lanczos steps")
+    if torch.is_tensor(operator):
+        refuse_asymmetric(operator)
+    starts = signs(operator, probes, generator) / d**0.5
+    rules = [_rule(lambda u: finite(operator @ u.to(like)), start, steps) for start in starts.T]
+    return Density(torch.stack([nodes for nodes, _ in rules]), torch.stack([weights for _, weights in rules]), d)
+
+
+def _rule(product: Callable, q: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes and weights of one start; where its Krylov space ends early, further nodes lie at vᵀAv with weight 0."""
+    basis = q.new_zeros(steps, len(q))
+    tridiagonal = torch.zeros(steps, steps, dtype=torch.float64)
+    for j in range(steps):
+        basis[j] = q
+        w = product(q)
+        tridiagonal[j, j] = float(q @ w)
+        for _ in range(2):
+            w = w - basis[: j + 1].T @ (basis[: j + 1] @ w)
+        length = float(w.norm())
+        if j + 1 == steps or length <= 10 * torch.finfo(q.dtype).eps * float(tridiagonal.abs().max()):
+            tridiagonal.diagonal()[j + 1 :] = tridiagonal[0, 0]
+            break
+        tridiagonal[j, j + 1] = tridiagonal[j + 1, j] = length
+        q = w / length
+    nodes, vectors = torch.linalg.eigh(tridiagonal)
+    return nodes, vectors[0].square()
 
 
 # --- the trace, and pairs that are given ------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from support import spectra
 from support.curvature import Hessian
 from support.errors import NotFinite, Refused, WrongType
 from support.gradients import GradientMatrix
+from support.intervals import Interval, student
 from support.operators import Matrix
 from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
-from support.spectra import leading
+from support.spectra import density, leading
 
 N = 14
 
@@ -136,6 +137,85 @@ def test_looking_for_copies_costs_a_third_more_where_there_are_none(values, k):
     found = leading(ours, k)
     np.testing.assert_allclose(found.values, np.sort(ends)[::-1], rtol=1e-9)
     assert ours.products <= 1.34 * once.products
+
+
+# --- the density
+
+
+def test_as_many_steps_as_distinct_eigenvalues_give_these_and_their_shares():
+    """Three values, 10, 20 and 30 times: exact nodes, and shares that are 1/6, 2/6 and 3/6 in the mean over probes."""
+    found = density(Known(np.repeat([-2.0, 1.0, 4.0], [10, 20, 30])), 200, 3, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(found.nodes, np.tile([-2.0, 1.0, 4.0], (200, 1)), atol=1e-9)
+    np.testing.assert_allclose(found.weights.sum(1), 1)
+    shares = student(found.weights, 1 - 1e-4)
+    assert torch.tensor([1 / 6, 2 / 6, 3 / 6]).double() in shares and shares.half_width.max() < 0.05
+    more = density(Known(np.repeat([-2.0, 1.0, 4.0], [10, 20, 30])), 2, 10, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(more.mean(torch.exp).value, found.mean(torch.exp, 0.9).value, rtol=0.5)
+    assert torch.isfinite(more.nodes).all() and more.nodes.min() > -2 - 1e-9 and more.nodes.max() < 4 + 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_moments_are_those_of_the_probes_and_cover_those_of_the_matrix(dtype):
+    values = np.r_[10.0, 1 / np.arange(1, 80)]
+    operator, generator = Known(values, dtype), torch.Generator().manual_seed(3)
+    found = density(operator, 30, 4, generator)
+    z = spectra.signs(operator, 30, torch.Generator().manual_seed(3)) / 80**0.5
+    power = z
+    for p in range(8):  # exact below 2·4
+        mine = (found.weights * found.nodes**p).sum(1).to(dtype)
+        torch.testing.assert_close(
+            mine,
+            (z * power).sum(0),
+            rtol=1e-3 if dtype == torch.float32 else 1e-9,
+            atol=1e-4 if dtype == torch.float32 else 1e-9,
+        )
+        assert p == 0 or (values**p).mean() in found.moment(p, 1 - 1e-4)
+        power = operator.matrix @ power
+    assert found.moment(0).value == pytest.approx(1)
+
+
+def test_all_steps_give_all_eigenvalues():
+    values = np.linspace(-1, 2, 12)
+    found = density(Known(values), 2, 12, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(found.nodes[1], values, atol=1e-10)
+    # f at the eigenvalues, weighted by the probe: here compared through a function that is no polynomial
+    smooth = found.mean(lambda x: 1 / (1 + x**2), 1 - 1e-6)
+    assert (1 / (1 + values**2)).mean() in smooth
+
+
+def test_the_smoothed_density_is_that_of_a_semicircle():
+    """Eigenvalues at the quantiles of Wigner's law: density √(4 − x²)/2π; its integral is 1."""
+    d = 400
+    grid = np.linspace(-2, 2, 40_001)
+    law = np.sqrt(np.maximum(4 - grid**2, 0)) / (2 * np.pi)
+    values = np.interp((np.arange(d) + 0.5) / d, np.cumsum(law) * (grid[1] - grid[0]), grid)
+    found = density(Known(values), 40, 40, torch.Generator().manual_seed(0))
+    x = torch.linspace(-4, 4, 401, dtype=torch.float64)
+    smooth = found.smoothed(x, 0.15)
+    assert float(torch.trapezoid(smooth.value, x)) == pytest.approx(1, abs=1e-6)
+    exact = np.exp(-0.5 * ((x.numpy()[:, None] - values) / 0.15) ** 2).mean(1) / (0.15 * np.sqrt(2 * np.pi))
+    wide = found.smoothed(x, 0.15, 1 - 1e-5)
+    assert torch.as_tensor(exact) in Interval(wide.value, wide.low - 1e-6, wide.high + 1e-6, 1.0, 40, "")
+    inside = x.abs() < 1.5
+    expected = torch.sqrt(4 - x[inside] ** 2) / (2 * torch.pi)
+    assert float((smooth.value[inside] - expected).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"probes": 1}, Refused, "probes = 1 is out of range: draw at least 2"),
+        ({"steps": 0}, Refused, "steps = 0"),
+        ({"steps": 5}, Refused, "a 4 x 4 matrix has at most 4 Lanczos steps"),
+        ({"generator": 1}, WrongType, "generator = 1"),
+        ({"operator": torch.ones(2, 3)}, Refused, "not square"),
+        ({"operator": torch.triu(torch.ones(4, 4))}, Refused, "not symmetric"),
+    ],
+)
+def test_densities_that_cannot_be_had_are_refused(options, error, message):
+    valid = {"operator": torch.eye(4), "probes": 2, "steps": 2, "generator": torch.Generator().manual_seed(0)}
+    with pytest.raises(error, match=message):
+        density(**valid | options)
 
 
 # --- of operators
