@@ -238,6 +238,32 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], confidence: float 
     return Interval(gap, low, high, confidence, one.count + other.count, "Newcombe")
 
 
+def ratio(above, below, confidence: float = 0.95) -> Interval:
+    """The ratio of two means of paired observations, ``E A / E B``, by Fieller's theorem (1954): all ρ for which
+    Student's interval of the mean of A − ρB holds 0.
+
+    above, below: one pair an observation, shape (count,) each. Where the mean of B is not told from 0 the interval has
+    no ends, and is (−∞, ∞). Raises Refused for shapes that differ, or fewer than two pairs.
+
+    >>> print(f"{ratio([2.0, 4.1, 5.9, 4.0, 4.2], [1.0, 2.0, 3.0, 2.0, 2.0]):.2f}")
+    2.02 [1.95, 2.12]
+    """
+    from scipy import stats
+
+    a, b = (_observations(values) for values in (above, below))
+    if a.shape != b.shape or a.ndim != 1:
+        raise Refused(f"numbers of shapes {a.shape} and {b.shape} are no pairs: give one of each an observation")
+    count, centre = len(a), a.mean() / b.mean() if b.mean() else math.inf
+    quantile = stats.t.ppf((1 + probability("confidence", confidence)) / 2, count - 1)
+    var_a, shared, _, var_b = (quantile**2 * np.cov(a, b) / count).ravel()
+    # (mean(A) − ρ mean(B))² ≤ t² Var(mean(A − ρB)) is a parabola in ρ
+    curve, slope, rest = b.mean() ** 2 - var_b, a.mean() * b.mean() - shared, a.mean() ** 2 - var_a
+    if curve <= 0:
+        return Interval(centre, -math.inf, math.inf, confidence, count, "Fieller")
+    half = math.sqrt(max(slope**2 - curve * rest, 0.0)) / curve
+    return Interval(centre, slope / curve - half, slope / curve + half, confidence, count, "Fieller")
+
+
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
