@@ -26,6 +26,7 @@ def dot(frames, **options):
 
 
 def test_frames_times_and_plays():
+    open_before = plt.get_fignums()
     moving, still = dot([0.1, 0.5, 0.9], seconds=0.2, rest=1.5, plays=3)
     film = Image.open(io.BytesIO(moving))
     assert (film.format, film.n_frames, film.size, film.info["loop"]) == ("GIF", 3, (100, 50), 2)
@@ -36,7 +37,7 @@ def test_frames_times_and_plays():
         pictures.append(film.convert("RGB").tobytes())
     assert len(set(pictures)) == 3
     assert Image.open(io.BytesIO(still)).size == (100, 50)
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before, "the figure is closed"
 
 
 def test_once_means_no_loop():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_page
 
-from support import page
+from support import page, recorded
 from support.errors import Refused
 from support.experiments import records
 
@@ -129,7 +129,7 @@ def test_named_numbers_are_shown_and_checked(folder, capsys):
 def test_what_a_page_used_is_listed(folder):
     begin(**GOOD)
     records.save(folder / "records" / "a" / "run.json", config={"seed": 1}, final={"loss": 0.5}, wall_s=1.0)
-    assert records.load("a/run")["final"] == {"loss": 0.5}
+    assert recorded.load("a/run")["final"] == {"loss": 0.5}
     used = page.dependencies()
     assert used["records"] == ["a/run"]
     assert "support.page" in used["modules"]
