@@ -265,9 +265,13 @@ def _indicator_draws(hessian, covariance, probes: int, generator, known) -> torc
     """Observations vᵀHv whose mean is Tr(HC), shape (probes,)."""
     import torch
 
+    from support.spectra import a_spectrum
+
     _refuse_other_sizes(hessian, covariance)
     integer("probes", probes, low=2, why="draw at least 2 for an interval")
     torch_generator(generator)
+    if known is not None:
+        a_spectrum(known, covariance.shape[0])
     noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
     exact = 0.0
     if known is not None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from support.errors import NotFinite, Refused, WrongType, integer, probability, real
+from support.errors import NotFinite, Refused, WrongType, array, integer, numpy_generator, probability, real
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +166,9 @@ def mean_square(value, count: int, confidence: float = 0.95, *, degrees: float |
 
     count, confidence = integer("count", count, low=1), probability("confidence", confidence)
     degrees = float(count) if degrees is None else real("degrees", degrees, above=0)
-    negative = value < 0
-    if bool(negative.any() if hasattr(negative, "any") else negative):
-        raise Refused("a mean of squares is negative: give the mean of the squares, not of the observations")
+    value = value if _is_torch(value) else array("value", value, infinite=True)[()]
+    if not bool(((value >= 0) & (value < math.inf)).all()):
+        raise Refused("a mean of squares is negative or not finite: give the mean of the squares")
     upper, lower = map(float, stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees))
     return Interval(value, value * (degrees / upper), value * (degrees / lower), confidence, count, "χ²")
 
@@ -193,8 +193,9 @@ def bootstrap(
     values = np.asarray(_observations(observations))
     if values.ndim != 1 or not (values != values[0]).any():
         raise Refused(f"observations of shape {values.shape} have no scatter in one row: give numbers that differ")
-    if not isinstance(generator, np.random.Generator):
-        raise WrongType(f"generator = {generator!r} is no numpy generator: give numpy.random.default_rng(seed)")
+    if not callable(statistic):
+        raise WrongType(f"statistic = {statistic!r} cannot be called: give one such as numpy.median")
+    numpy_generator(generator)
     confidence, resamples = probability("confidence", confidence), integer("resamples", resamples, low=100)
     low, high = stats.bootstrap(
         (values,), statistic, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=generator
@@ -365,7 +366,7 @@ def holm(p_values) -> np.ndarray:
     >>> holm([0.04, 0.01, 0.03])
     array([0.06, 0.03, 0.06])
     """
-    p = _array("p_values", p_values)
+    p = array("p_values", p_values)
     if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
         raise Refused(f"p_values of shape {p.shape}: give one or more numbers between 0 and 1")
     order = np.argsort(p)
@@ -378,12 +379,17 @@ def reached(x, y, goal: float) -> float:
     """The place from which a falling curve y(x) stays below the goal, between points on a straight line; the last x if
     it does not stay there.
 
-    Staying counts, for the first crossing favours the curve that wobbles most. Raises Refused for shapes that differ.
+    Staying counts, for the first crossing favours the curve that wobbles most; what is not a number does not stay.
+    Raises Refused for shapes that differ, WrongType.
 
     >>> reached([0, 1, 2, 3], [4, 1, 3, 0], goal=2.0)
     2.3333333333333335
     """
-    x, y, goal = _array("x", x), _array("y", y), real("goal", goal)
+    x, goal = array("x", x), real("goal", goal)
+    try:
+        y = np.asarray(y, dtype=float)
+    except (TypeError, ValueError):
+        raise WrongType(f"y of type {type(y).__name__} are no numbers: give a list or an array") from None
     if x.ndim != 1 or x.shape != y.shape or not len(x):
         raise Refused(f"a curve of shapes {x.shape} and {y.shape}: give one y for each x")
     above = np.flatnonzero(~(y < goal))
@@ -408,8 +414,8 @@ def _studentised(values, confidence: float):
 
 def _observations(values):
     """A torch tensor of floats, or anything else as an array of them: two or more along the first axis, all finite."""
-    if type(values).__module__.partition(".")[0] != "torch":
-        values = _array("observations", values)
+    if not _is_torch(values):
+        values = array("observations", values, infinite=True)
     elif not values.is_floating_point():
         values = values.double()
     if values.ndim < 1 or len(values) < 2:
@@ -419,11 +425,8 @@ def _observations(values):
     return values
 
 
-def _array(name: str, values) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise WrongType(f"{name} of type {type(values).__name__} are no numbers: give a list or an array") from None
+def _is_torch(values) -> bool:
+    return type(values).__module__.partition(".")[0] == "torch"
 
 
 def _margin_and_level(margin, level) -> tuple[float, float]:

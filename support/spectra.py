@@ -62,8 +62,10 @@ def leading(
     tolerance = epsilon**0.5 if tolerance is None else real("tolerance", tolerance, above=0, high=0.5)
     if start is not None and (tensor("start", start).ndim not in (1, 2) or len(start) != d):
         raise Refused(f"the start has shape {tuple(start.shape)}: it must be ({d},) or ({d}, m)")
+    if start is not None:
+        finite(start)
     if torch.is_tensor(operator):
-        refuse_asymmetric(operator)
+        _refuse_asymmetric(operator)
     if d <= _DENSE or k > d // 2:
         dense = operator if torch.is_tensor(operator) else _dense(operator, like)
         values, vectors = np.linalg.eigh(finite(dense).double().cpu().numpy())
@@ -201,6 +203,8 @@ class Density:
         >>> round(float(found.mean(torch.log).value), 6)  # log det A / d = log 6 / 3
         0.597253
         """
+        if not callable(function):
+            raise WrongType(f"function = {function!r} cannot be called: give one of a tensor, such as torch.log")
         return student((self.weights * function(self.nodes)).sum(1), confidence)
 
     def moment(self, power: int, confidence: float = 0.95) -> Interval:
@@ -234,7 +238,7 @@ def density(operator, probes: int, steps: int, generator: torch.Generator) -> De
     d, like = _size(operator), _like(operator)
     steps = integer("steps", steps, 1, d, f"a {d} x {d} matrix has at most {d} Lanczos steps")
     if torch.is_tensor(operator):
-        refuse_asymmetric(operator)
+        _refuse_asymmetric(operator)
     starts = signs(operator, probes, generator) / d**0.5
     rules = [_rule(lambda u: finite(operator @ u.to(like)), start, steps) for start in starts.T]
     return Density(torch.stack([nodes for nodes, _ in rules]), torch.stack([weights for _, weights in rules]), d)
@@ -286,9 +290,25 @@ def trace_draws(operator, probes: int, generator: torch.Generator, known: Spectr
     """
     z, exact = signs(operator, probes, generator), 0.0
     if known is not None:
+        known = a_spectrum(known, len(z))
         z = z - known.vectors @ (known.vectors.T @ z)
         exact = known.values.sum()
-    return exact + (z * (operator @ z)).sum(0)
+    return finite(exact + (z * (operator @ z)).sum(0))
+
+
+def a_spectrum(value, d: int) -> Spectrum:
+    """The spectrum as it came. Raises WrongType for anything else, Refused for one of another size or without pairs.
+
+    >>> a_spectrum(leading(torch.eye(2), 1), d=2).values
+    tensor([1.])
+    """
+    if not isinstance(value, Spectrum):
+        raise WrongType(f"eigenpairs of type {type(value).__name__}: give leading(operator, k)")
+    k, d = len(tensor("values", value.values, (None,))), integer("d", d, low=1)
+    if tuple(tensor("vectors", value.vectors).shape) != (d, k) or not k:
+        found = tuple(value.vectors.shape)
+        raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
+    return value
 
 
 def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
@@ -302,11 +322,7 @@ def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
     >>> refuse_other_pairs(A, leading(A, 1))
     """
     d, like = _size(operator), _like(operator)
-    if not isinstance(spectrum, Spectrum):
-        raise WrongType(f"spectrum is of type {type(spectrum).__name__}: give leading(operator, k)")
-    if spectrum.vectors.ndim != 2 or len(spectrum.vectors) != d or not len(spectrum.values):
-        found = tuple(spectrum.vectors.shape)
-        raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
+    a_spectrum(spectrum, d)
     product = _product(operator, like)
     h, u = float(spectrum.values[0]), spectrum.vectors[:, 0].double().cpu().numpy()
     basis, images = np.zeros((d, 0)), np.zeros((d, 0))
@@ -361,11 +377,8 @@ def _dense(operator, like: torch.Tensor) -> torch.Tensor:
     return operator @ torch.eye(_size(operator)).to(like)
 
 
-def refuse_asymmetric(matrix: torch.Tensor) -> None:
-    """Raise Refused unless a square tensor is its own transpose, up to rounding.
-
-    >>> refuse_asymmetric(torch.eye(2))
-    """
+def _refuse_asymmetric(matrix: torch.Tensor) -> None:
+    """Raise Refused unless a square tensor is its own transpose, up to rounding."""
     off, scale = float((matrix - matrix.T).abs().max()), float(finite(matrix).abs().max())
     if off > 1e3 * torch.finfo(matrix.dtype).eps * scale:
         raise Refused(

@@ -182,7 +182,7 @@ def test_bad_input_is_refused_with_the_remedy():
         alignment(torch.eye(3), covariance, other)
     with pytest.raises(WrongType, match="covariance is of type Tensor"):
         alignment(operator, torch.eye(43), leading(operator, 1))
-    with pytest.raises(WrongType, match="spectrum is of type Tensor"):
+    with pytest.raises(WrongType, match="eigenpairs of type Tensor"):
         alignment(operator, covariance, torch.ones(43))
     with pytest.raises(Refused, match="draw at least 2"):
         estimate_indicator(operator, covariance, 1, generator)
