@@ -81,7 +81,7 @@ class Population:
         return bool(np.abs(self.third(m).astype(float)).max() <= 1e-9 * max(scale, 1e-300))
 
     def error_of(self, theta) -> np.ndarray:
-        """δ = θ − θ* without its part in directions that have no data, (d,). Raises ValueError for another shape."""
+        """δ = θ − θ* without its part in directions that have no data, (d,). Raises Refused for another shape."""
         theta = array("theta", theta, self.optimum.shape, rational=self.exact)
         return self.pseudo_solve(self.second_moment @ (theta - self.optimum))
 
