@@ -374,7 +374,13 @@ class EmpiricalRisk:
 
 
 def a_risk(value) -> EmpiricalRisk:
-    """The risk as it came. Raises WrongType for anything else."""
+    """The risk as it came. Raises WrongType for anything else.
+
+    >>> a_risk(torch.nn.Linear(2, 1))
+    Traceback (most recent call last):
+    ...
+    support.errors.WrongType: risk is of type Linear: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))
+    """
     if not isinstance(value, EmpiricalRisk):
         raise WrongType(
             f"risk is of type {type(value).__name__}: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))"
