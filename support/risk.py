@@ -10,7 +10,6 @@ random generators as they were.
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -96,7 +95,6 @@ class EmpiricalRisk:
         if theta is not None:
             self.theta = tensor("theta", theta, (self.d,)).detach().to(self.theta, copy=True)
         self._modes = [module.training for module in model.modules()]
-        self._by_keyword = isinstance(self.inputs, dict) and _takes(model, self.inputs)
         self._writes = False  # whether the model changes what it is given, so that it must be given copies
         self._found: dict = {}  # what was found out about the model, shared with the risks that `at` gives
         self._refuse()
@@ -275,11 +273,10 @@ class EmpiricalRisk:
         others |= {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
         if kind is not None:
             others = {name: t.to(kind) if t.is_floating_point() else t for name, t in others.items()}
-        by_keyword = self._by_keyword and isinstance(inputs, dict)
-        arguments = () if by_keyword else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        positional, by_keyword = batches.arguments(self.model, inputs)
         # the faster kernels of attention have neither forward-mode nor second derivatives
         with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(self.model, chosen | others, arguments, inputs if by_keyword else {})
+            return functional_call(self.model, chosen | others, positional, by_keyword)
 
     def _losses(self, outputs, targets) -> torch.Tensor:
         losses, m = self.loss(outputs, targets), batches.length(targets)
@@ -377,7 +374,13 @@ class EmpiricalRisk:
 
 
 def a_risk(value) -> EmpiricalRisk:
-    """The risk as it came. Raises WrongType for anything else."""
+    """The risk as it came. Raises WrongType for anything else.
+
+    >>> a_risk(torch.nn.Linear(2, 1))
+    Traceback (most recent call last):
+    ...
+    support.errors.WrongType: risk is of type Linear: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))
+    """
     if not isinstance(value, EmpiricalRisk):
         raise WrongType(
             f"risk is of type {type(value).__name__}: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))"
@@ -452,13 +455,6 @@ def _named_by(choice, own: Mapping[str, torch.nn.Parameter]) -> list[str]:
         what = choice if isinstance(choice, str) else type(choice).__name__
         raise Refused(f"parameters: {what!r} is none that requires a gradient: choose among {', '.join(own)}")
     return found
-
-
-def _takes(model: torch.nn.Module, inputs: Mapping) -> bool:
-    """Whether the model's forward takes these names as keywords."""
-    names = inspect.signature(model.forward).parameters
-    every = any(p.kind is p.VAR_KEYWORD for p in names.values())
-    return all(isinstance(key, str) and (every or key in names) for key in inputs)
 
 
 def _indices(part: Part) -> list[int]:

@@ -27,7 +27,13 @@ _EXTREME = {"LA": lambda values: values, "SA": lambda values: -values, "LM": np.
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k)."""
+    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k).
+
+    >>> values, vectors = leading(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), 1)
+    >>> values.round(decimals=4), (vectors @ vectors.T).round(decimals=4)  # 3, along the diagonal
+    (tensor([3.]), tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]]))
+    """
 
     values: torch.Tensor
     vectors: torch.Tensor

@@ -234,6 +234,10 @@ class Arrival:
 
     The ridge is its point on the diagonal on the near side; a run there sees the flat bowl. Made by `arrival` and
     `arrival_along`.
+
+    >>> chance = arrival_along(200, 0.02, spread=0.0)
+    >>> round(float(chance.start[-1]), 2), round(float(chance.ridge[-1]), 2)
+    (0.42, 0.47)
     """
 
     start: np.ndarray
