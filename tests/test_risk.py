@@ -3,6 +3,7 @@ agree with the backward pass, against references made sample by sample with plai
 """
 
 import random
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -98,6 +99,7 @@ class Two(nn.Module):
 
 NESTS = {
     "keywords": (Named, {"x": X, "scale": X[:, :3]}),
+    "keywords, of another mapping": (Named, UserDict({"x": X, "scale": X[:, :3]})),
     "a dict, whole": (Whole, {"x": X, "more": (X[:, :3],)}),
     "a tuple": (Two, (X, X[:, :3])),
     "a list": (Two, [X, X[:, :3]]),
