@@ -62,7 +62,7 @@ def test_the_whole_way_from_plans_to_filed_records(tree, capsys):
     assert main(["experiments", "queue", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "b.first: 4 of 4 records missing" in said and said.index("b.first") < said.index("a.later")
-    assert main(["experiments", "queue", "--budget", "5m", "-j", "2", "-o", "out", "--work", "work"]) == 0
+    assert main(["experiments", "queue", "--budget", "1h", "-j", "2", "-o", "out", "--work", "work"]) == 0
     lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if "test accuracy" in line]
     assert len(lines) == 7 and set(lines[:2]) <= {f"wu.fig1a smoke {m} seed {s}" for m in ("SGD", "GD") for s in (1, 2)}
     assert lines.index("zhu.fig3 smoke start seed 3") < lines.index("zhu.fig3 smoke GLD-diag seed 3")
@@ -118,7 +118,7 @@ def children(process):
 
 def test_a_run_that_lost_its_process_is_tried_once_more(tree, capsys):
     """SIGKILL of a worker while it runs: all records are made all the same."""
-    code = [sys.executable, "-m", "support", "experiments", "queue", "--budget", "5m", "-j", "1", "-o", "out"]
+    code = [sys.executable, "-m", "support", "experiments", "queue", "--budget", "1h", "-j", "1", "-o", "out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*code, "--work", "work"], env=environment, cwd=tree, stdout=subprocess.PIPE, text=True
