@@ -242,6 +242,10 @@ CALLS = {
         },
         "wilson": {"hits": 2, "count": 3, "confidence": 0.9},
         "newcombe": {"first": (1, 2), "second": (2, 3), "confidence": 0.9},
+        "ratio": {"above": Y, "below": Y, "confidence": 0.9},
+        "observed": {"values": Y},
+    },
+    "equivalence": {
         "equivalence": {"differences": Y, "margin": 1.0, "level": 0.1},
         "power": {"count": 3, "sigma": 1.0, "margin": 1.0, "level": 0.1, "truth": 0.0},
         "sample_size": {"sigma": 1.0, "margin": 1.0, "power": 0.5, "level": 0.1, "truth": 0.0},

@@ -15,8 +15,9 @@ from support import batches
 from support.curvature import GaussNewton, Hessian
 from support.errors import Refused, WrongType
 from support.gradients import GradientMatrix
-from support.risk import CoupledLossError, EmpiricalRisk
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
+from support.trust import CoupledLossError
 
 N = 40
 X = torch.randn(N, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -155,7 +155,7 @@ def test_what_an_archive_may_not_bring_is_refused(tree):
     other = json.dumps(record | {"config": record["config"] | {"lr": 0.2}})
     hostile = {
         "../evil.json": (good, "no place"),
-        "/tmp/evil.json": (good, "no place"),
+        "/evil/evil.json": (good, "no place"),
         "elsewhere/x.json": (good, "no place"),
         "records/wu.fig1a/smoke/gd-seed1.json": (good, "of another run"),
         f"records/{spec.name}.json": (good[:-40], "no JSON"),
