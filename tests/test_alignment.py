@@ -129,6 +129,21 @@ def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
     assert float(estimate.value) == pytest.approx(float(indicator(operator, covariance)))
 
 
+def test_known_pairs_of_another_matrix_change_no_expectation():
+    """The second of the pairs is none of H: counted as one, h₂ in the place of uᵀHu, it would shift Tr H."""
+    gradients = classifier()
+    operator, covariance = Hessian(gradients.risk), gradients.covariance(MiniBatch(30, 4))
+    H, C = dense_hessian(gradients), covariance.dense()
+    first, other = leading(operator, 2), leading(operator, 1, which="SA")
+    pairs = Spectrum(first.values, torch.stack([first.vectors[:, 0], other.vectors[:, 0]], dim=1))
+    generator = torch.Generator().manual_seed(0)
+    intervals = estimate_alignment(operator, covariance, pairs, 400, generator, 1 - 1e-4)[1]
+    assert float(H.trace()) in intervals["trace_hessian"]
+    assert float((H @ C).trace()) in intervals["trace_product"]
+    u = pairs.vectors[:, 1]
+    assert float(H.trace() + first.values[1] - u @ H @ u) not in intervals["trace_hessian"]
+
+
 def test_estimated_alignment_covers_the_exact_one():
     gradients = classifier()
     operator, covariance = GaussNewton(gradients.risk), gradients.covariance(MiniBatch(30, 4))
