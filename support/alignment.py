@@ -183,7 +183,7 @@ def estimate_indicator(
     """Tr(HC) = E vᵀHv over `probes` Gaussian draws v of the noise: one backward pass and one Hessian product each, no
     per-sample gradients; `support.intervals.skewed`, which says how often it covers.
 
-    known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and only the rest
+    known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and the rest
     is estimated. Pairs of another matrix change no expectation, as in `support.spectra.trace_draws`. Raises WrongType,
     or Refused for fewer than 2 probes, a Hessian of another size, or a confidence outside (0, 1).
     """
