@@ -265,9 +265,13 @@ def _indicator_draws(hessian, covariance, probes: int, generator, known) -> torc
     """Observations vᵀHv whose mean is Tr(HC), shape (probes,)."""
     import torch
 
+    from support.spectra import pairs_of
+
     _refuse_other_sizes(hessian, covariance)
     integer("probes", probes, low=2, why="draw at least 2 for an interval")
     torch_generator(generator)
+    if known is not None:
+        pairs_of(known, covariance.shape[0])
     noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
     found = (noise * (hessian @ noise)).sum(0)
     if known is None:

@@ -9,17 +9,13 @@ Student's interval of ten of them then lies too low, and covers in 86 to 88 % wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from support.errors import Refused, boolean, integer, probability, real, torch_generator
 from support.intervals import Interval, skewed
 from support.operators import finite
 from support.risk import EmpiricalRisk, a_risk
-
-if TYPE_CHECKING:
-    from support.spectra import Spectrum
+from support.spectra import Spectrum, pairs_of
 
 
 def expected_sharpness(
@@ -64,8 +60,10 @@ def expected_sharpness(
     count = count // 2 if paired else count
     if count < 2:
         raise Refused(f"draws = {draws} give {count} observation: draw at least {4 if paired else 2} for an interval")
-    if known is not None and (absolute or len(known.vectors) != risk.d):
-        raise Refused(f"known pairs of length {len(known.vectors)} serve the signed sharpness of {risk.d} parameters")
+    if known is not None:
+        pairs_of(known, risk.d)
+        if absolute:
+            raise Refused("known pairs serve the signed sharpness: leave them out, or absolute=False")
     here = risk.mean
 
     def change(noise):

@@ -201,6 +201,8 @@ class Density:
         >>> round(float(found.mean(torch.log).value), 6)  # log det A / d = log 6 / 3
         0.597253
         """
+        if not callable(function):
+            raise WrongType(f"function = {function!r} cannot be called: give one such as torch.log")
         return student((self.weights * function(self.nodes)).sum(1), confidence)
 
     def moment(self, power: int, confidence: float = 0.95) -> Interval:
@@ -286,10 +288,26 @@ def trace_draws(operator, probes: int, generator: torch.Generator, known: Spectr
     tensor([3., 3., 3.])
     """
     z = signs(operator, probes, generator)
+    if known is not None:
+        pairs_of(known, len(z))
     found = (z * (operator @ z)).sum(0)
     if known is None:
         return found
     return found - known.values @ ((known.vectors.T @ z).square() - known.vectors.square().sum(0)[:, None])
+
+
+def pairs_of(spectrum, d: int) -> Spectrum:
+    """A spectrum of a d x d matrix as it came. Raises WrongType for anything else, Refused for one of another size.
+
+    >>> pairs_of(leading(torch.eye(2), 1), 2).values
+    tensor([1.])
+    """
+    if not isinstance(spectrum, Spectrum):
+        raise WrongType(f"spectrum is of type {type(spectrum).__name__}: give leading(operator, k)")
+    if spectrum.vectors.ndim != 2 or len(spectrum.vectors) != d or not len(spectrum.values):
+        found = tuple(spectrum.vectors.shape)
+        raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
+    return spectrum
 
 
 def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
@@ -303,11 +321,7 @@ def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
     >>> refuse_other_pairs(A, leading(A, 1))
     """
     d, like = _size(operator), _like(operator)
-    if not isinstance(spectrum, Spectrum):
-        raise WrongType(f"spectrum is of type {type(spectrum).__name__}: give leading(operator, k)")
-    if spectrum.vectors.ndim != 2 or len(spectrum.vectors) != d or not len(spectrum.values):
-        found = tuple(spectrum.vectors.shape)
-        raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
+    pairs_of(spectrum, d)
     product = _product(operator, like)
     h, u = float(spectrum.values[0]), spectrum.vectors[:, 0].double().cpu().numpy()
     basis, images = np.zeros((d, 0)), np.zeros((d, 0))
