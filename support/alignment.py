@@ -114,6 +114,11 @@ def alignment(hessian, covariance: NoiseCovariance, spectrum: Spectrum) -> Align
 class EstimatedAlignment(NamedTuple):
     """`central`: the numbers at the middle of their intervals.  `intervals`: of trace_hessian, trace_product, ratio and
     projection, by name.
+
+    >>> central = Alignment(d=2, trace_hessian=5.0, trace_covariance=5.0, trace_product=17.0, largest=4.0, along=4.0)
+    >>> found = EstimatedAlignment(central, {"ratio": Interval(1.36, 1.1, 1.7, 0.95, 100, "Hall")})
+    >>> found.central.ratio, 1 in found.intervals["ratio"]  # more than isotropic noise has
+    (1.36, False)
     """
 
     central: Alignment
@@ -134,6 +139,18 @@ def estimate_alignment(
     Tr C, h₁ and u₁ᵀCu₁ are exact. The ratio's interval divides the ends of two intervals of confidence (1 +
     confidence)/2 (Bonferroni); it is unbounded where the interval of Tr H contains 0, as for a network that is not
     trained. Without noise or curvature ratio and projection are None. Raises as `alignment` and `estimate_indicator`.
+
+    >>> import torch
+    >>> from support.gradients import GradientMatrix
+    >>> from support.risk import EmpiricalRisk
+    >>> from support.sampling import MiniBatch
+    >>> from support.spectra import leading
+    >>> samples = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2)
+    >>> risk = EmpiricalRisk(torch.nn.Linear(2, 1, bias=False), lambda outputs, targets: outputs[:, 0], samples)
+    >>> hessian, covariance = torch.diag(torch.tensor([1.0, 3.0])), GradientMatrix(risk).covariance(MiniBatch(2, 1))
+    >>> found = estimate_alignment(hessian, covariance, leading(hessian, 2), 3, torch.Generator())
+    >>> round(found.central.trace_hessian, 4), round(found.central.trace_product, 4)  # all pairs known: exact
+    (4.0, 3.25)
     """
     from support.spectra import trace_draws
 
@@ -164,6 +181,16 @@ def estimate_alignment(
 def indicator(hessian, covariance: NoiseCovariance) -> torch.Tensor:
     """Tr(HC) exactly, ``a Σ_i ∇ℓ_iᵀH∇ℓ_i + c n² ∇LᵀH∇L`` for weights of covariance aI + c11ᵀ: n + 1 Hessian products,
     one chunk of gradients at a time. Raises WrongType, or Refused for a Hessian of another size.
+
+    >>> import torch
+    >>> from support.gradients import GradientMatrix
+    >>> from support.risk import EmpiricalRisk
+    >>> from support.sampling import MiniBatch
+    >>> samples = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2)
+    >>> risk = EmpiricalRisk(torch.nn.Linear(2, 1, bias=False), lambda outputs, targets: outputs[:, 0], samples)
+    >>> hessian, covariance = torch.diag(torch.tensor([1.0, 3.0])), GradientMatrix(risk).covariance(MiniBatch(2, 1))
+    >>> indicator(hessian, covariance)  # 1 · 0.25 + 3 · 1
+    tensor(3.2500)
     """
     _refuse_other_sizes(hessian, covariance)
     g, weights = covariance.gradients, covariance.weights
@@ -186,6 +213,17 @@ def estimate_indicator(
     known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and the rest
     is estimated. Pairs of another matrix change no expectation, as in `support.spectra.trace_draws`. Raises WrongType,
     or Refused for fewer than 2 probes, a Hessian of another size, or a confidence outside (0, 1).
+
+    >>> import torch
+    >>> from support.gradients import GradientMatrix
+    >>> from support.risk import EmpiricalRisk
+    >>> from support.sampling import MiniBatch
+    >>> from support.spectra import leading
+    >>> samples = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2)
+    >>> risk = EmpiricalRisk(torch.nn.Linear(2, 1, bias=False), lambda outputs, targets: outputs[:, 0], samples)
+    >>> hessian, covariance = torch.diag(torch.tensor([1.0, 3.0])), GradientMatrix(risk).covariance(MiniBatch(2, 1))
+    >>> estimate_indicator(hessian, covariance, 3, torch.Generator(), known=leading(hessian, 2)).value
+    tensor(3.2500)
     """
     probability("confidence", confidence)
     return skewed(_indicator_draws(hessian, covariance, probes, generator, known), confidence)
@@ -197,6 +235,11 @@ class Likeness:
 
     trace_ratio: Tr A/Tr B.  cosine: ⟨A, B⟩/(|A| |B|).  distance: |A − B|/|B|, with ⟨A, B⟩ = Tr(AᵀB) and Frobenius
     norms.
+
+    >>> import torch
+    >>> found = likeness(torch.diag(torch.tensor([1.0, 0.0])), torch.diag(torch.tensor([0.0, 1.0])))
+    >>> found.trace_ratio, found.cosine, round(found.distance, 4)  # of one size, and nothing in common
+    (1.0, 0.0, 1.4142)
     """
 
     trace_ratio: float
@@ -265,13 +308,13 @@ def _indicator_draws(hessian, covariance, probes: int, generator, known) -> torc
     """Observations vᵀHv whose mean is Tr(HC), shape (probes,)."""
     import torch
 
-    from support.spectra import pairs_of
+    from support.spectra import a_spectrum
 
     _refuse_other_sizes(hessian, covariance)
     integer("probes", probes, low=2, why="draw at least 2 for an interval")
     torch_generator(generator)
     if known is not None:
-        pairs_of(known, covariance.shape[0])
+        a_spectrum(known, covariance.shape[0])
     noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
     found = (noise * (hessian @ noise)).sum(0)
     if known is None:

@@ -13,7 +13,13 @@ from support.operators import Operator
 
 
 class Covariance(Operator):
-    """What the covariances share: an `Operator` that can be drawn from and scaled to a trace."""
+    """What the covariances share: an `Operator` that can be drawn from and scaled to a trace.
+
+    >>> for sigma in (Diagonal(torch.tensor([1.0, 3.0])), LowRank(torch.tensor([4.0]), torch.tensor([[0.6], [0.8]]))):
+    ...     print(sigma.trace(), sigma.of_trace(1.0).trace(), sigma.draw(torch.Generator()).shape)
+    tensor(4.) tensor(1.) torch.Size([2])
+    tensor(4.) tensor(1.) torch.Size([2])
+    """
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
         """One vector from N(0, Σ), shape (d,)."""

@@ -17,7 +17,7 @@ from support.gradients import GradientMatrix
 from support.intervals import Interval, skewed, student
 from support.operators import Operator
 from support.risk import EmpiricalRisk, a_risk
-from support.spectra import Spectrum, pairs_of, signs, trace_draws
+from support.spectra import Spectrum, a_spectrum, signs, trace_draws
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,6 +27,12 @@ class Curvature(Operator):
 
     keep: hold the graphs of all chunks between products. A product then costs about half, and the memory is that of all
     n samples' activations, a few times. Raises WrongType for anything but a risk.
+
+    >>> model, inputs = torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> hessian = Hessian(EmpiricalRisk(model, squares, (inputs, torch.zeros(2))))
+    >>> hessian.estimate_trace(3, torch.Generator()).value  # of a diagonal H every zᵀHz is the trace
+    tensor(2.5000)
     """
 
     def __init__(self, risk: EmpiricalRisk, *, keep: bool = False):
@@ -83,7 +89,7 @@ class Curvature(Operator):
         probability("confidence", confidence)
         z = signs(self, probes, generator)
         if known is not None:
-            pairs_of(known, len(z))
+            a_spectrum(known, len(z))
         products, exact = self @ z, 0.0
         if known is not None:
             products = products - known.vectors @ (known.values[:, None] * (known.vectors.T @ z))

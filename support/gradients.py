@@ -117,6 +117,15 @@ class NoiseCovariance(Operator):
 
     A product costs one forward-mode and one backward pass over the samples (and, the first time, one backward pass for
     ∇L where c is not 0).
+
+    >>> from support.sampling import MiniBatch
+    >>> model, inputs = torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> risk = EmpiricalRisk(model, lambda outputs, targets: outputs[:, 0] - targets, (inputs, torch.zeros(2)))
+    >>> fisher, covariance = GradientMatrix(risk).fisher(), GradientMatrix(risk).covariance(MiniBatch(2, 1))
+    >>> fisher.trace() - covariance.trace(), covariance.gradients.mean.square().sum()  # F − C = ∇L ∇Lᵀ for b = 1
+    (tensor(1.2500), tensor(1.2500))
+    >>> fisher.rank, covariance.rank
+    (2, 1)
     """
 
     def __init__(self, gradients: GradientMatrix, weights: Exchangeable):
@@ -208,6 +217,12 @@ def _each(product: Callable[[torch.Tensor], torch.Tensor], columns: torch.Tensor
 
 
 def check_probes(probes: int, confidence: float) -> None:
-    """Refuse what gives no interval. Raises Refused for fewer than 2 probes, or a confidence outside (0, 1)."""
+    """Refuse what gives no interval. Raises Refused for fewer than 2 probes, or a confidence outside (0, 1).
+
+    >>> check_probes(1, 0.95)
+    Traceback (most recent call last):
+    ...
+    support.errors.Refused: probes = 1 is out of range: draw at least 2 for an interval
+    """
     integer("probes", probes, low=2, why="draw at least 2 for an interval")
     probability("confidence", confidence)

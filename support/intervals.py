@@ -1,15 +1,13 @@
-r"""Intervals of what is measured: one result type, and the questions that are asked of paired runs.
+r"""Intervals of what is measured, behind one result type.
 
     Student       D̄ ± t σ̂/√S of S independent observations, t the (1 + confidence)/2 quantile with S − 1 degrees
     skewed        the same for observations of a skewed law, such as sums of squares (Hall's transformation)
     mean square   S m/χ²: the mean m of S squares of Gaussians of mean 0; ν for S where squares are weighted or skewed
     Wilson        a rate, of hits in a number of independent trials;  Newcombe  the difference of two such rates
     bootstrap     any statistic, by resampling (Efron's BCa)
+    Fieller       the ratio of two means of paired observations
 
-Runs with the same seed start from the same parameters, so methods are compared by their differences D_s within seeds,
-s = 1 … S. "No difference was found" and "there is no difference that counts" are two statements. The second takes a
-margin δ, fixed beforehand, and two one-sided tests (Schuirmann 1987): of "worse by δ or more" and of "better by δ or
-more". All quantiles and tests are scipy's.
+All quantiles are scipy's.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from support.errors import NotFinite, Refused, WrongType, integer, probability, real
+from support.errors import NotFinite, Refused, WrongType, array, integer, numpy_generator, probability, real
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,7 @@ def student(observations, confidence: float = 0.95) -> Interval:
     >>> student([1.0, 2.0, 3.0])
     Interval(2 [-0.4841, 4.484], 95 %, Student, count=3)
     """
-    mean, error, quantile, count = _studentised(_observations(observations), confidence)
+    mean, error, quantile, count = _studentised(observed(observations), confidence)
     return Interval(mean, mean - quantile * error, mean + quantile * error, confidence, count, "Student")
 
 
@@ -122,7 +120,7 @@ def skewed(observations, confidence: float = 0.95) -> Interval:
     >>> skewed([0.1, 0.2, 0.3, 2.4])
     Interval(0.75 [-0.2312, 4.65], 95 %, Hall, count=4)
     """
-    mean, error, quantile, count = _studentised(values := _observations(observations), confidence)
+    mean, error, quantile, count = _studentised(values := observed(observations), confidence)
     away = values - mean
     second, third = (away**2).sum(0) / count, (away**3).sum(0) / count
     bias = (count * (count - 1)) ** 0.5 / max(count - 2, 1)  # of the skewness of a sample
@@ -146,7 +144,7 @@ def paired(first, second, confidence: float = 0.95) -> Interval:
     >>> paired([3.0, 5.0, 7.0], [2.0, 4.1, 5.8])
     Interval(1.033 [0.6539, 1.413], 95 %, Student, count=3)
     """
-    first, second = _observations(first), _observations(second)
+    first, second = observed(first), observed(second)
     if tuple(first.shape) != tuple(second.shape):
         raise Refused(f"pairs of shapes {tuple(first.shape)} and {tuple(second.shape)}: give two of one shape")
     return student(first - second, confidence)
@@ -166,9 +164,9 @@ def mean_square(value, count: int, confidence: float = 0.95, *, degrees: float |
 
     count, confidence = integer("count", count, low=1), probability("confidence", confidence)
     degrees = float(count) if degrees is None else real("degrees", degrees, above=0)
-    negative = value < 0
-    if bool(negative.any() if hasattr(negative, "any") else negative):
-        raise Refused("a mean of squares is negative: give the mean of the squares, not of the observations")
+    value = value if _is_torch(value) else array("value", value, infinite=True)[()]
+    if not bool(((value >= 0) & (value < math.inf)).all()):
+        raise Refused("a mean of squares is negative or not finite: give the mean of the squares")
     upper, lower = map(float, stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], degrees))
     return Interval(value, value * (degrees / upper), value * (degrees / lower), confidence, count, "χ²")
 
@@ -190,11 +188,12 @@ def bootstrap(
     """
     from scipy import stats
 
-    values = np.asarray(_observations(observations))
+    values = np.asarray(observed(observations))
     if values.ndim != 1 or not (values != values[0]).any():
         raise Refused(f"observations of shape {values.shape} have no scatter in one row: give numbers that differ")
-    if not isinstance(generator, np.random.Generator):
-        raise WrongType(f"generator = {generator!r} is no numpy generator: give numpy.random.default_rng(seed)")
+    if not callable(statistic):
+        raise WrongType(f"statistic = {statistic!r} cannot be called: give one such as numpy.median")
+    numpy_generator(generator)
     confidence, resamples = probability("confidence", confidence), integer("resamples", resamples, low=100)
     low, high = stats.bootstrap(
         (values,), statistic, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=generator
@@ -238,133 +237,30 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], confidence: float 
     return Interval(gap, low, high, confidence, one.count + other.count, "Newcombe")
 
 
-# --- tests ------------------------------------------------------------------------------------------------------------
+def ratio(above, below, confidence: float = 0.95) -> Interval:
+    """The ratio of two means of paired observations, ``E A / E B``, by Fieller's theorem (1954): all ρ for which
+    Student's interval of the mean of A − ρB holds 0.
 
+    above, below: one pair an observation, shape (count,) each. Where the mean of B is not told from 0 the interval has
+    no ends, and is (−∞, ∞). Raises Refused for shapes that differ, or fewer than two pairs.
 
-@dataclass(frozen=True)
-class Equivalence:
-    """p values of "worse by the margin or more" and "better by the margin or more", and the level they are held
-    against.
-
-    >>> Equivalence(p_worse=0.01, p_better=0.2, level=0.05).verdict
-    'not worse'
-    """
-
-    p_worse: float
-    p_better: float
-    level: float
-
-    @property
-    def verdict(self) -> str:
-        """What is shown: "equivalent" (both are rejected), "not worse", "not better", or "open" (neither is)."""
-        worse, better = self.p_worse < self.level, self.p_better < self.level
-        return "equivalent" if worse and better else "not worse" if worse else "not better" if better else "open"
-
-
-def equivalence(differences, margin: float, level: float = 0.05) -> Equivalence:
-    """The two one-sided Student tests of |mean difference| ≥ margin, each at ``level``; a method that is not equivalent
-    passes with probability ≤ level.
-
-    Both reject exactly when the Student interval of confidence 1 − 2·level lies inside (−margin, margin).
-    Raises Refused for fewer than two differences, a margin ≤ 0, or a level outside (0, 1/2).
-
-    >>> equivalence([0.1, -0.2, 0.05, 0.1], margin=0.5).verdict
-    'equivalent'
+    >>> print(f"{ratio([2.0, 4.1, 5.9, 4.0, 4.2], [1.0, 2.0, 3.0, 2.0, 2.0]):.2f}")
+    2.02 [1.95, 2.12]
     """
     from scipy import stats
 
-    differences = np.asarray(_observations(differences))
-    if differences.ndim != 1:
-        raise Refused(f"differences of shape {differences.shape}: give one number a seed")
-    margin, level = _margin_and_level(margin, level)
-    error = max(differences.std(ddof=1), np.finfo(float).tiny) / math.sqrt(len(differences))
-    below, above = (stats.t.sf((margin + sign * differences.mean()) / error, len(differences) - 1) for sign in (1, -1))
-    return Equivalence(float(below), float(above), level)
-
-
-def power(count: int, sigma: float, margin: float, level: float = 0.05, truth: float = 0.0) -> float:
-    """Probability that `equivalence` passes ``count`` normal differences of mean ``truth`` and standard deviation
-    ``sigma``.
-
-    Given σ̂, a method passes if |D̄| < δ − t σ̂/√S; the normal probability of that is averaged over the χ law of σ̂ by
-    its quantiles (error below 1e-3). Raises Refused for count < 2 or sigma ≤ 0, and as `equivalence`.
-
-    >>> round(power(10, sigma=1.0, margin=1.0), 2)
-    0.8
-    """
-    from scipy import stats
-
-    count, sigma, truth = integer("count", count, low=2), real("sigma", sigma, above=0), real("truth", truth)
-    margin, level = _margin_and_level(margin, level)
-    chance = (np.arange(2000) + 0.5) / 2000
-    error = sigma * np.sqrt(stats.chi2.ppf(chance, count - 1) / (count - 1) / count)
-    room, spread = margin - stats.t.ppf(1 - level, count - 1) * error, sigma / math.sqrt(count)
-    passes = stats.norm.cdf((room - truth) / spread) - stats.norm.cdf((-room - truth) / spread)
-    return float(np.where(room > 0, passes, 0).mean())
-
-
-def sample_size(sigma: float, margin: float, power: float = 0.8, level: float = 0.05, truth: float = 0.0) -> int:
-    """The smallest count of differences with which `equivalence` passes with probability ``power``.
-
-    Raises Refused for a truth not within the margin, more than 10⁶ differences, and as `power`.
-
-    >>> sample_size(sigma=1.0, margin=1.0, power=0.8)
-    11
-    """
-    wanted, truth = probability("power", power), real("truth", truth)
-    margin, level = _margin_and_level(margin, level)
-    if abs(truth) >= margin:
-        raise Refused(f"truth = {truth:g} lies not within the margin {margin:g}: no count of runs shows equivalence")
-    enough = 2
-    while _power(enough, sigma, margin, level, truth) < wanted:
-        enough *= 2
-        if enough > 1e6:
-            raise Refused(f"a power of {wanted:g} takes over {enough // 2} differences: widen the margin {margin:g}")
-    short = enough // 2
-    while enough - short > 1:
-        middle = (short + enough) // 2
-        short, enough = (short, middle) if _power(middle, sigma, margin, level, truth) >= wanted else (middle, enough)
-    return enough
-
-
-_power = power  # by another name, for `sample_size` has an argument called power
-
-
-def holm(p_values) -> np.ndarray:
-    """p values adjusted for their number m (Holm 1979): the j-th smallest times m − j + 1, made monotone, at most 1.
-
-    Those at or below a level are rejected; the chance of any false rejection is then at most that level, whatever the
-    tests have to do with each other. Raises Refused for no value, or one outside [0, 1].
-
-    >>> holm([0.04, 0.01, 0.03])
-    array([0.06, 0.03, 0.06])
-    """
-    p = _array("p_values", p_values)
-    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
-        raise Refused(f"p_values of shape {p.shape}: give one or more numbers between 0 and 1")
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return adjusted
-
-
-def reached(x, y, goal: float) -> float:
-    """The place from which a falling curve y(x) stays below the goal, between points on a straight line; the last x if
-    it does not stay there.
-
-    Staying counts, for the first crossing favours the curve that wobbles most. Raises Refused for shapes that differ.
-
-    >>> reached([0, 1, 2, 3], [4, 1, 3, 0], goal=2.0)
-    2.3333333333333335
-    """
-    x, y, goal = _array("x", x), _array("y", y), real("goal", goal)
-    if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise Refused(f"a curve of shapes {x.shape} and {y.shape}: give one y for each x")
-    above = np.flatnonzero(~(y < goal))
-    if not len(above):
-        return float(x[0])
-    k = above[-1]
-    return float(x[-1] if k == len(y) - 1 else np.interp(goal, [y[k + 1], y[k]], [x[k + 1], x[k]]))
+    a, b = (observed(values) for values in (above, below))
+    if a.shape != b.shape or a.ndim != 1:
+        raise Refused(f"numbers of shapes {a.shape} and {b.shape} are no pairs: give one of each an observation")
+    count, centre = len(a), a.mean() / b.mean() if b.mean() else math.inf
+    quantile = stats.t.ppf((1 + probability("confidence", confidence)) / 2, count - 1)
+    var_a, shared, _, var_b = (quantile**2 * np.cov(a, b) / count).ravel()
+    # (mean(A) − ρ mean(B))² ≤ t² Var(mean(A − ρB)) is a parabola in ρ
+    curve, slope, rest = b.mean() ** 2 - var_b, a.mean() * b.mean() - shared, a.mean() ** 2 - var_a
+    if curve <= 0:
+        return Interval(centre, -math.inf, math.inf, confidence, count, "Fieller")
+    half = math.sqrt(max(slope**2 - curve * rest, 0.0)) / curve
+    return Interval(centre, slope / curve - half, slope / curve + half, confidence, count, "Fieller")
 
 
 # --- what is taken ----------------------------------------------------------------------------------------------------
@@ -380,10 +276,16 @@ def _studentised(values, confidence: float):
     return mean, error, float(stats.t.ppf(quantile, count - 1)), count
 
 
-def _observations(values):
-    """A torch tensor of floats, or anything else as an array of them: two or more along the first axis, all finite."""
-    if type(values).__module__.partition(".")[0] != "torch":
-        values = _array("observations", values)
+def observed(values):
+    """A torch tensor of floats, or anything else as an array of them: two or more along the first axis, all finite.
+
+    Raises WrongType, Refused for fewer, NotFinite.
+
+    >>> observed([1, 2])
+    array([1., 2.])
+    """
+    if not _is_torch(values):
+        values = array("observations", values, infinite=True)
     elif not values.is_floating_point():
         values = values.double()
     if values.ndim < 1 or len(values) < 2:
@@ -393,15 +295,5 @@ def _observations(values):
     return values
 
 
-def _array(name: str, values) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise WrongType(f"{name} of type {type(values).__name__} are no numbers: give a list or an array") from None
-
-
-def _margin_and_level(margin, level) -> tuple[float, float]:
-    margin, level = real("margin", margin, above=0), probability("level", level)
-    if level >= 0.5:
-        raise Refused(f"level = {level:g} makes no equivalence test: give a level below 1/2, such as 0.05")
-    return margin, level
+def _is_torch(values) -> bool:
+    return type(values).__module__.partition(".")[0] == "torch"

@@ -143,7 +143,11 @@ class _Job:
         self.pipe, theirs = multiprocessing.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(theirs, function, self.call))
         with environment(threads_of(threads)):
-            self.process.start()
+            try:
+                self.process.start()
+            except (EOFError, ConnectionError):  # the process to fork from was killed: this starts another
+                self.process = context.Process(target=_serve, args=(theirs, function, self.call))
+                self.process.start()
         theirs.close()  # the process alone holds this end: its death is an end of file here
 
     def stop(self) -> None:

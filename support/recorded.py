@@ -64,9 +64,10 @@ class Planned:
     def line(self) -> str:
         """What a page says of where its numbers come from."""
         devices = sorted({run["provenance"].get("gpu", "CPU") for run in self.runs.values()})
-        on = f" on {' and '.join(devices)}" if devices else ""
-        done = f"{len(self.seeds)} of {len(self.plan.seeds)} planned seeds, {len(self.plan.methods)} methods each{on}"
-        return f"Plan `{self.plan.name}` of {self.plan.date} ({self.plan.digest[:8]}): {done}."
+        where = " and ".join(devices) or "no device yet"
+        done = f"{len(self.seeds)} of {len(self.plan.seeds)} seeds, {len(self.plan.methods)} methods, {where}"
+        return f"plan {self.plan.name} ({self.plan.date}, {self.plan.digest[:8]}): {done}"
+
 
 
 def planned(name: str) -> Planned:

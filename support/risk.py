@@ -10,12 +10,9 @@ random generators as they were.
 from __future__ import annotations
 
 import copy
-import inspect
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-import numpy as np
 import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,16 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from support import batches
 from support.derivatives import pull, push, way
 from support.errors import Refused, WrongType, instance, integer, tensor
+from support.trust import refuse
 
 PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Part = slice | torch.Tensor
 _LOOK = 64  # samples, drawn over the whole set, on which a loss is looked at before it is trusted
-
-
-class CoupledLossError(Refused):
-    """The loss of a sample depends on the other samples of its batch or on chance, so that there is no gradient matrix;
-    the message says why and what to use.
-    """
 
 
 class EmpiricalRisk:
@@ -96,10 +88,9 @@ class EmpiricalRisk:
         if theta is not None:
             self.theta = tensor("theta", theta, (self.d,)).detach().to(self.theta, copy=True)
         self._modes = [module.training for module in model.modules()]
-        self._by_keyword = isinstance(self.inputs, dict) and _takes(model, self.inputs)
-        self._writes = False  # whether the model changes what it is given, so that it must be given copies
+        self.writes = False  # whether the model changes what it is given, so that it must be given copies
         self._found: dict = {}  # what was found out about the model, shared with the risks that `at` gives
-        self._refuse()
+        refuse(self)
 
     def __repr__(self):
         return f"{type(self).__name__}({type(self.model).__name__}, n = {self.n}, d = {self.d})"
@@ -136,7 +127,7 @@ class EmpiricalRisk:
         other._kinds = {name: own[name].dtype for name in self.shapes}
         if other._modes != (modes := [module.training for module in self.model.modules()]):
             other._modes, other._found = modes, {}
-            other._refuse()
+            refuse(other)
         return other
 
     def named(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -175,19 +166,19 @@ class EmpiricalRisk:
         """The model's outputs for some samples at any θ: a function of theta that can be differentiated as often as the
         model can. part: a slice, or a tensor of indices.
         """
-        return self._outputs(theta, self._samples(part)[0])
+        return self._outputs(theta, self.samples(part)[0])
 
     def losses_of(self, outputs, part: Part) -> torch.Tensor:
         """The losses of some samples with given outputs, shape (m,), in float32 or better. Raises Refused for losses of
         another shape.
         """
-        return self._losses(outputs, self._samples(part)[1])
+        return self._losses(outputs, self.samples(part)[1])
 
     def losses_at(self, theta: torch.Tensor, part: Part) -> torch.Tensor:
         """The losses of some samples at any θ, shape (m,): a function of theta like `outputs_at`."""
         if self.ghost is not None:
-            return torch.stack([self._evaluated(theta, *self._batch(i)).mean() for i in _indices(part)])
-        return self._evaluated(theta, *self._samples(part))
+            return torch.stack([self.evaluated(theta, *self._batch(i)).mean() for i in _indices(part)])
+        return self.evaluated(theta, *self.samples(part))
 
     def losses(self) -> torch.Tensor:
         """The losses ℓ_i(θ), shape (n,)."""
@@ -234,9 +225,9 @@ class EmpiricalRisk:
 
     def _batched(self, part: Part) -> torch.Tensor:
         def one(theta, x, y):  # a batch of one
-            return self._evaluated(theta, batches.take(x, None), batches.take(y, None))[0]
+            return self.evaluated(theta, batches.take(x, None), batches.take(y, None))[0]
 
-        return vmap(grad(one), in_dims=(None, 0, 0))(self.theta, *self._samples(part)).T
+        return vmap(grad(one), in_dims=(None, 0, 0))(self.theta, *self.samples(part)).T
 
     def _one_by_one(self, part: Part) -> torch.Tensor:
         one = torch.ones(1, dtype=self.dtype, device=self.device)
@@ -258,14 +249,16 @@ class EmpiricalRisk:
 
     # --- what the above is made of
 
-    def _samples(self, part: Part):
+    def samples(self, part: Part):
+        """Inputs and targets of a part, as the model may have them: copies, where it writes on what it is given."""
         found = (batches.to(batches.take(nest, part), self.device) for nest in (self.inputs, self.targets))
-        return tuple(batches.copied(nest) for nest in found) if self._writes else tuple(found)
+        return tuple(batches.copied(nest) for nest in found) if self.writes else tuple(found)
 
     def _batch(self, i: int):
-        return self._samples(slice(i * self.ghost, (i + 1) * self.ghost))
+        return self.samples(slice(i * self.ghost, (i + 1) * self.ghost))
 
-    def _evaluated(self, theta, inputs, targets, kind: torch.dtype | None = None) -> torch.Tensor:
+    def evaluated(self, theta, inputs, targets, kind: torch.dtype | None = None) -> torch.Tensor:
+        """The losses of any samples, with parameters and buffers of a type that may not be their own."""
         return self._losses(self._outputs(theta, inputs, kind), targets)
 
     def _outputs(self, theta, inputs, kind: torch.dtype | None = None):
@@ -276,11 +269,10 @@ class EmpiricalRisk:
         others |= {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
         if kind is not None:
             others = {name: t.to(kind) if t.is_floating_point() else t for name, t in others.items()}
-        by_keyword = self._by_keyword and isinstance(inputs, dict)
-        arguments = () if by_keyword else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        positional, by_keyword = batches.arguments(self.model, inputs)
         # the faster kernels of attention have neither forward-mode nor second derivatives
         with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(self.model, chosen | others, arguments, inputs if by_keyword else {})
+            return functional_call(self.model, chosen | others, positional, by_keyword)
 
     def _losses(self, outputs, targets) -> torch.Tensor:
         losses, m = self.loss(outputs, targets), batches.length(targets)
@@ -293,104 +285,25 @@ class EmpiricalRisk:
             raise Refused(f"the losses are of type {losses.dtype}: return real floating-point numbers")
         return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
-    # --- what is refused
-
     def few(self) -> torch.Tensor:
         """The indices of the samples on which a model is looked at: up to 64 over the whole set, the same each time."""
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(0))
         return order[: max(1, _LOOK // (self.ghost or 1))]
 
-    def _refuse(self) -> None:
-        _refuse_by_name(self.model, self.ghost)
-        try:
-            self._look()
-        except (Refused, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            first = str(error).partition("\n")[0]
-            raise Refused(
-                f"{type(self.model).__name__} and its loss cannot be evaluated on these samples ({first}): give inputs "
-                f"and targets of the shape and type that they take"
-            ) from error
-
-    def _look(self) -> None:
-        """Evaluate a few samples together, again and apart, and differentiate them."""
-        few = self.few()
-        with _Dice(self.model, self.device) as dice:
-            together, tolerance = self._precisely(few)
-            if dice.thrown() or not _alike(together, self._precisely(few)[0], tolerance):
-                raise CoupledLossError(
-                    "the loss of a sample is drawn at random (a random generator moved, or a second evaluation gave "
-                    "another number), so it is no function of θ: call model.eval(), or take the draw out of model and "
-                    "loss"
-                )
-            third = len(few) // 3
-            for places in (torch.arange(len(few)).flip(0), *torch.arange(len(few)).split([third, len(few) - third])):
-                self._refuse_coupled(few, places, together, tolerance)
-            for place in torch.arange(len(few))[:3]:
-                self._refuse_coupled(few, place[None], together, tolerance)
-            theta = self.theta.clone().requires_grad_()
-            with torch.enable_grad():
-                total = self.losses_at(theta, few).sum()
-        if not total.requires_grad or torch.autograd.grad(total, theta, allow_unused=True)[0] is None:
-            raise Refused(
-                f"the loss does not depend on the parameters {', '.join(list(self.shapes)[:3])}: look for detach(), "
-                f"no_grad or .data between them and the loss"
-            )
-
-    def _refuse_coupled(
-        self, few: torch.Tensor, places: torch.Tensor, together: torch.Tensor, tolerance: float
-    ) -> None:
-        """Raise CoupledLossError where some of the few samples have other losses among themselves."""
-        if not len(places):
-            return
-        same, apart = together[places.to(together.device)], self._precisely(few[places])[0]
-        if not _alike(same, apart, tolerance):
-            raise CoupledLossError(
-                f"the loss of a sample changes by {float((same - apart).abs().max()):.2g} with the batch it is in, and "
-                f"the gradient matrix needs losses of one sample alone: call model.eval(), or replace what looks at "
-                f"the whole batch"
-            )
-
-    def _precisely(self, part: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The losses in float64, and what they may differ by from batch to batch; in the model's own type, and by more,
-        where the model cannot be evaluated in float64.
-        """
-        if self.ghost is not None:  # batch by batch, whatever the part: nothing can be coupled
-            with torch.no_grad():
-                return self.losses_at(self.theta, part), 1e-3
-        samples = self._samples(part)
-        try:
-            wide = (batches.mapped(lambda t: t.double() if t.is_floating_point() else t, nest) for nest in samples)
-            return self._watched(self.theta.double(), *wide, torch.float64), 1e-8
-        except (Refused, torch.OutOfMemoryError):
-            raise
-        except Exception:
-            return self._watched(self.theta, *samples), min(1e3 * self.eps, 1.5 * self.eps**0.5)
-
-    def _watched(self, theta, inputs, targets, kind=None) -> torch.Tensor:
-        given = [*batches.leaves(inputs), *batches.leaves(targets)]
-        before = [leaf._version for leaf in given]
-        with torch.no_grad():
-            losses = self._evaluated(theta, inputs, targets, kind)
-        self._writes |= before != [leaf._version for leaf in given]
-        return losses
-
 
 def a_risk(value) -> EmpiricalRisk:
-    """The risk as it came. Raises WrongType for anything else."""
+    """The risk as it came. Raises WrongType for anything else.
+
+    >>> a_risk(torch.nn.Linear(2, 1))
+    Traceback (most recent call last):
+    ...
+    support.errors.WrongType: risk is of type Linear: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))
+    """
     if not isinstance(value, EmpiricalRisk):
         raise WrongType(
             f"risk is of type {type(value).__name__}: give support.risk.EmpiricalRisk(model, loss, (inputs, targets))"
         )
     return value
-
-
-def _alike(some: torch.Tensor, others: torch.Tensor, tolerance: float) -> bool:
-    if not (torch.isfinite(some).all() and torch.isfinite(others).all()):
-        return True  # what is not finite is refused where a product needs it
-    floor = 1e-4 * tolerance  # of an exact fit nothing but rounding is left
-    return torch.allclose(some, others, rtol=tolerance, atol=tolerance * float(some.abs().max()) + floor)
 
 
 def _samples_of(data):
@@ -455,65 +368,5 @@ def _named_by(choice, own: Mapping[str, torch.nn.Parameter]) -> list[str]:
     return found
 
 
-def _takes(model: torch.nn.Module, inputs: Mapping) -> bool:
-    """Whether the model's forward takes these names as keywords."""
-    names = inspect.signature(model.forward).parameters
-    every = any(p.kind is p.VAR_KEYWORD for p in names.values())
-    return all(isinstance(key, str) and (every or key in names) for key in inputs)
-
-
 def _indices(part: Part) -> list[int]:
     return list(range(part.start, part.stop)) if isinstance(part, slice) else part.tolist()
-
-
-def _refuse_by_name(model: torch.nn.Module, ghost: int | None) -> None:
-    for name, module in model.named_modules():
-        normalises = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        if normalises and ghost is None and (module.training or module.running_mean is None):
-            raise CoupledLossError(
-                f"module {name!r} ({type(module).__name__}) normalises by the statistics of the batch, so a sample's "
-                f"loss depends on the other samples and there is no gradient matrix: call model.eval() to use its "
-                f"running statistics, use GroupNorm, or measure whole batches with ghost=100"
-            )
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise CoupledLossError(
-                f"module {name!r} ({type(module).__name__}) draws at random, so a sample's loss is no function of θ: "
-                f"call model.eval()"
-            )
-
-
-class _Dice:
-    """Every random generator that a model may draw from: torch's, Python's and numpy's global ones, and those that its
-    modules hold. `thrown` tells whether one moved; when the context ends, all are as they were.
-    """
-
-    def __init__(self, model: torch.nn.Module, device: torch.device):
-        self.held = [(torch.get_rng_state, torch.set_rng_state), (random.getstate, random.setstate)]
-        self.held += [(np.random.get_state, np.random.set_state)]
-        if device.type == "cuda":
-            self.held += [(lambda: torch.cuda.get_rng_state(device), lambda s: torch.cuda.set_rng_state(s, device))]
-        for own in (value for module in model.modules() for value in vars(module).values()):
-            if isinstance(own, torch.Generator):
-                self.held += [(own.get_state, own.set_state)]
-            elif isinstance(own, np.random.Generator):
-                bits = own.bit_generator
-                self.held += [(lambda bits=bits: bits.state, lambda s, bits=bits: setattr(bits, "state", s))]
-
-    def __enter__(self) -> _Dice:
-        self.before = [copy.deepcopy(get()) for get, _ in self.held]
-        return self
-
-    def thrown(self) -> bool:
-        return not _same([get() for get, _ in self.held], self.before)
-
-    def __exit__(self, *_) -> None:
-        for (_, put), state in zip(self.held, self.before, strict=True):
-            put(state)
-
-
-def _same(state, other) -> bool:
-    if isinstance(state, dict):
-        return _same(list(state.values()), list(other.values()))
-    if isinstance(state, (tuple, list)):
-        return all(map(_same, state, other))
-    return bool(np.all(np.asarray(state) == np.asarray(other)))

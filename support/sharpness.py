@@ -15,7 +15,7 @@ from support.errors import Refused, boolean, integer, probability, real, torch_g
 from support.intervals import Interval, skewed
 from support.operators import finite
 from support.risk import EmpiricalRisk, a_risk
-from support.spectra import Spectrum, pairs_of
+from support.spectra import Spectrum, a_spectrum
 
 
 def expected_sharpness(
@@ -60,10 +60,10 @@ def expected_sharpness(
     count = count // 2 if paired else count
     if count < 2:
         raise Refused(f"draws = {draws} give {count} observation: draw at least {4 if paired else 2} for an interval")
+    if known is not None and absolute:
+        raise Refused("known pairs serve the signed sharpness: leave them out, or absolute=False")
     if known is not None:
-        pairs_of(known, risk.d)
-        if absolute:
-            raise Refused("known pairs serve the signed sharpness: leave them out, or absolute=False")
+        a_spectrum(known, risk.d)
     here = risk.mean
 
     def change(noise):

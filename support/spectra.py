@@ -27,7 +27,13 @@ _EXTREME = {"LA": lambda values: values, "SA": lambda values: -values, "LM": np.
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k)."""
+    """Eigenvalues (k,), the wanted ones first, and their orthonormal eigenvectors as columns (d, k).
+
+    >>> values, vectors = leading(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), 1)
+    >>> values.round(decimals=4), (vectors @ vectors.T).round(decimals=4)  # 3, along the diagonal
+    (tensor([3.]), tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]]))
+    """
 
     values: torch.Tensor
     vectors: torch.Tensor
@@ -62,8 +68,10 @@ def leading(
     tolerance = epsilon**0.5 if tolerance is None else real("tolerance", tolerance, above=0, high=0.5)
     if start is not None and (tensor("start", start).ndim not in (1, 2) or len(start) != d):
         raise Refused(f"the start has shape {tuple(start.shape)}: it must be ({d},) or ({d}, m)")
+    if start is not None:
+        finite(start)
     if torch.is_tensor(operator):
-        refuse_asymmetric(operator)
+        _refuse_asymmetric(operator)
     if d <= _DENSE or k > d // 2:
         dense = operator if torch.is_tensor(operator) else _dense(operator, like)
         values, vectors = np.linalg.eigh(finite(dense).double().cpu().numpy())
@@ -202,7 +210,7 @@ class Density:
         0.597253
         """
         if not callable(function):
-            raise WrongType(f"function = {function!r} cannot be called: give one such as torch.log")
+            raise WrongType(f"function = {function!r} cannot be called: give one of a tensor, such as torch.log")
         return student((self.weights * function(self.nodes)).sum(1), confidence)
 
     def moment(self, power: int, confidence: float = 0.95) -> Interval:
@@ -236,7 +244,7 @@ def density(operator, probes: int, steps: int, generator: torch.Generator) -> De
     d, like = _size(operator), _like(operator)
     steps = integer("steps", steps, 1, d, f"a {d} x {d} matrix has at most {d} Lanczos steps")
     if torch.is_tensor(operator):
-        refuse_asymmetric(operator)
+        _refuse_asymmetric(operator)
     starts = signs(operator, probes, generator) / d**0.5
     rules = [_rule(lambda u: finite(operator @ u.to(like)), start, steps) for start in starts.T]
     return Density(torch.stack([nodes for nodes, _ in rules]), torch.stack([weights for _, weights in rules]), d)
@@ -282,32 +290,33 @@ def trace_draws(operator, probes: int, generator: torch.Generator, known: Spectr
 
     known: eigenpairs (h_k, u_k) of A from `leading`; ``Σ h_k ((u_k·z)² − |u_k|²)`` is taken out of each, so that their
     part of the trace is exact. Its mean is 0 whatever the pairs: those of another matrix widen the spread and change no
-    expectation. Raises Refused for fewer than 2 probes, WrongType.
+    expectation. Raises Refused for fewer than 2 probes or pairs of another size, WrongType.
 
     >>> trace_draws(torch.diag(torch.tensor([1.0, 2.0])), 3, torch.Generator().manual_seed(0))
     tensor([3., 3., 3.])
     """
     z = signs(operator, probes, generator)
     if known is not None:
-        pairs_of(known, len(z))
-    found = (z * (operator @ z)).sum(0)
+        a_spectrum(known, len(z))
+    found = finite((z * (operator @ z)).sum(0))
     if known is None:
         return found
     return found - known.values @ ((known.vectors.T @ z).square() - known.vectors.square().sum(0)[:, None])
 
 
-def pairs_of(spectrum, d: int) -> Spectrum:
-    """A spectrum of a d x d matrix as it came. Raises WrongType for anything else, Refused for one of another size.
+def a_spectrum(value, d: int) -> Spectrum:
+    """The spectrum as it came. Raises WrongType for anything else, Refused for one of another size or without pairs.
 
-    >>> pairs_of(leading(torch.eye(2), 1), 2).values
+    >>> a_spectrum(leading(torch.eye(2), 1), d=2).values
     tensor([1.])
     """
-    if not isinstance(spectrum, Spectrum):
-        raise WrongType(f"spectrum is of type {type(spectrum).__name__}: give leading(operator, k)")
-    if spectrum.vectors.ndim != 2 or len(spectrum.vectors) != d or not len(spectrum.values):
-        found = tuple(spectrum.vectors.shape)
+    if not isinstance(value, Spectrum):
+        raise WrongType(f"eigenpairs of type {type(value).__name__}: give leading(operator, k)")
+    k, d = len(tensor("values", value.values, (None,))), integer("d", d, low=1)
+    if tuple(tensor("vectors", value.vectors).shape) != (d, k) or not k:
+        found = tuple(value.vectors.shape)
         raise Refused(f"eigenvectors of shape {found} are not those of a {d} x {d} matrix: give leading(operator, k)")
-    return spectrum
+    return value
 
 
 def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
@@ -321,7 +330,7 @@ def refuse_other_pairs(operator, spectrum: Spectrum) -> None:
     >>> refuse_other_pairs(A, leading(A, 1))
     """
     d, like = _size(operator), _like(operator)
-    pairs_of(spectrum, d)
+    a_spectrum(spectrum, d)
     product = _product(operator, like)
     h, u = float(spectrum.values[0]), spectrum.vectors[:, 0].double().cpu().numpy()
     basis, images = np.zeros((d, 0)), np.zeros((d, 0))
@@ -376,11 +385,8 @@ def _dense(operator, like: torch.Tensor) -> torch.Tensor:
     return operator @ torch.eye(_size(operator)).to(like)
 
 
-def refuse_asymmetric(matrix: torch.Tensor) -> None:
-    """Raise Refused unless a square tensor is its own transpose, up to rounding.
-
-    >>> refuse_asymmetric(torch.eye(2))
-    """
+def _refuse_asymmetric(matrix: torch.Tensor) -> None:
+    """Raise Refused unless a square tensor is its own transpose, up to rounding."""
     off, scale = float((matrix - matrix.T).abs().max()), float(finite(matrix).abs().max())
     if off > 1e3 * torch.finfo(matrix.dtype).eps * scale:
         raise Refused(

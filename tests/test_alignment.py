@@ -132,8 +132,8 @@ def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
 @pytest.mark.parametrize(
     ("known", "error", "message"),
     [
-        ((torch.ones(2), torch.eye(3)[:, :2]), WrongType, "spectrum is of type tuple: give leading"),
-        (torch.eye(3), WrongType, "spectrum is of type Tensor"),
+        ((torch.ones(2), torch.eye(3)[:, :2]), WrongType, "eigenpairs of type tuple: give leading"),
+        (torch.eye(3), WrongType, "eigenpairs of type Tensor"),
         (leading(torch.eye(4), 1), Refused, "are not those of a 3 x 3 matrix"),
     ],
 )
@@ -215,7 +215,7 @@ def test_bad_input_is_refused_with_the_remedy():
         alignment(torch.eye(3), covariance, other)
     with pytest.raises(WrongType, match="covariance is of type Tensor"):
         alignment(operator, torch.eye(43), leading(operator, 1))
-    with pytest.raises(WrongType, match="spectrum is of type Tensor"):
+    with pytest.raises(WrongType, match="eigenpairs of type Tensor"):
         alignment(operator, covariance, torch.ones(43))
     with pytest.raises(Refused, match="draw at least 2"):
         estimate_indicator(operator, covariance, 1, generator)

@@ -11,9 +11,8 @@ import pytest
 SUPPORT = Path(__file__).parent.parent / "support"
 FLOORS = {
     "ground": "errors files jobs",
-    "mathematics": "_random additive alignment batches complexity coupling covariances curvature derivatives exact "
-    "gradients "
-    "intervals measures msgd operators orders risk sampling sharpness spectra",
+    "mathematics": "_random additive alignment batches complexity coupling covariances curvature derivatives "
+    "equivalence exact gradients intervals measures msgd operators orders risk sampling sharpness spectra trust",
     "experiments": "experiments",
     "page kit": "animation page plotting recorded tables widget",
     "claims": "claims",
@@ -22,7 +21,7 @@ FLOORS = {
 }
 HEIGHT = {name: height for height, names in enumerate(FLOORS.values()) for name in names.split()}
 # modules that must be there at once, for pages and commands that need no network
-LIGHT = ("errors", "sampling", "intervals", "exact")
+LIGHT = ("errors", "sampling", "intervals", "equivalence", "exact")
 
 
 def modules() -> dict[str, ast.Module]:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from support.gradients import GradientMatrix
-from support.risk import CoupledLossError, EmpiricalRisk
+from support.risk import EmpiricalRisk
 from support.sampling import NAMES, FullBatch, GaussianCovariance, MiniBatch, by_name
+from support.trust import CoupledLossError
 
 N = 13
 

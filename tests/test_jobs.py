@@ -92,9 +92,13 @@ def test_exceptions_travel_and_name_their_job():
     assert "its result, a function, cannot be sent" in str(ended["result"].error)
 
 
-def test_a_process_that_dies_costs_its_own_job_alone(tmp_path):
+@pytest.mark.parametrize("preload", [(), ("json",)], ids=["started anew", "forked"])
+def test_a_process_that_dies_costs_its_own_job_alone(tmp_path, preload):
     names = ("never", "once", "a", "b", "c")
-    ended = {done.call[1]: done for done in jobs.run(die_once, [(str(tmp_path), name) for name in names], workers=2)}
+    ended = {
+        done.call[1]: done
+        for done in jobs.run(die_once, [(str(tmp_path), name) for name in names], workers=2, preload=preload)
+    }
     assert {name: done.result for name, done in ended.items()} == {
         "never": None,
         "once": "xx",
@@ -140,15 +144,16 @@ sys.path[:0] = [{here!r}, {root!r}]
 from test_jobs import nap
 from support import jobs
 try:
-    list(jobs.run(nap, [({folder!r}, "a", True), ({folder!r}, "b")], workers=2))
+    list(jobs.run(nap, [({folder!r}, "a", True), ({folder!r}, "b")], workers=2, preload={preload!r}))
 except KeyboardInterrupt:
     print("stopped", flush=True)
 """
 
 
+@pytest.mark.parametrize("preload", [(), ("json",)], ids=["started anew", "forked"])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_processes_die_with_the_one_that_started_them(tmp_path, end):
-    code = DRIVER.format(here=str(HERE), root=str(HERE.parent), folder=str(tmp_path))
+def test_the_processes_die_with_the_one_that_started_them(tmp_path, end, preload):
+    code = DRIVER.format(here=str(HERE), root=str(HERE.parent), folder=str(tmp_path), preload=preload)
     code = code.replace("try:", "jobs.GRACE = 0.5\ntry:")
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)

@@ -40,13 +40,13 @@ def folder(tmp_path, monkeypatch):
 def test_a_plan_as_far_as_its_records_are_there(folder):
     plan = plans.read(folder / "plans" / "small.toml")
     found = recorded.planned("small")
-    assert not found.runs and not found.complete and found.line.endswith("0 of 2 planned seeds, 1 methods each.")
+    assert not found.runs and not found.complete and found.line.endswith("0 of 2 seeds, 1 methods, no device yet")
     for seed in (1, 2):
         spec = runs.RunSpec("wu.fig1a", "smoke", "SGD", seed)
         runs.record(spec, folder / "records", folder / "work", plan=plan, show=False)
         found = recorded.planned("small")
         assert found.seeds == list(range(1, seed + 1)) and found.complete == (seed == 2)
-    assert found.runs["SGD", 2]["config"]["seed"] == 2 and "2 of 2 planned seeds, 1 methods each on CPU" in found.line
+    assert found.runs["SGD", 2]["config"]["seed"] == 2 and found.line.endswith("2 of 2 seeds, 1 methods, CPU")
     assert page.dependencies()["records"] == ["plans/small", "wu.fig1a/smoke"]
     assert not recorded.exploratory({"one": found.runs["SGD", 1]})
 

@@ -16,7 +16,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
+from support.covariances import Diagonal, LowRank
+from support.curvature import Hessian
 from support.errors import Refused
 from support.exact.batch_noise import BatchNoise
 from support.exact.clipped_network import ClippedNetwork
@@ -26,7 +29,10 @@ from support.exact.populations import FinitePopulation
 from support.exact.products import log_products
 from support.exact.theorem_one import outcomes
 from support.exact.two_basins_runs import Setting
+from support.gradients import GradientMatrix
+from support.risk import EmpiricalRisk
 from support.sampling import GaussianCovariance, MiniBatch
+from support.spectra import Density, leading
 
 X, Y, THETA = np.array([[1.0, 0.0], [1.0, 2.0], [-1.0, 1.0]]), np.array([1.0, 0.0, 2.0]), np.array([1.0, -1.0])
 LAW, NOISE, POPULATION = MiniBatch(3, 2), BatchNoise(0.5), FinitePopulation(X, Y)
@@ -40,6 +46,13 @@ WEIGHTS = GAUSSIAN.sample(4, np.random.default_rng(1))[None]
 FACTOR = online_noise("SGD", {0.0: 0.5, 1.0: 0.5}, 1).affine(1, -0.5)
 NETWORK, UNITS = ClippedNetwork(X, [0.0, 1.0, 1.0], [1.0, -1.0], 0.1), np.array([[0.3, 0.1], [0.1, 0.2]])
 PROCESS = OrnsteinUhlenbeck([1.0, 2.0], [1.0, 1.0])
+LINE = torch.nn.Linear(2, 1, bias=False).requires_grad_(True)
+RISK = EmpiricalRisk(
+    LINE, lambda outputs, targets: (outputs[:, 0] - targets).square(), (torch.as_tensor(X).float(), torch.ones(3))
+)
+HESSIAN, COVARIANCE = Hessian(RISK), GradientMatrix(RISK).covariance(LAW)
+DRAWN = {"probes": 3, "generator": torch.Generator().manual_seed(1)}
+ALIGNED = {"hessian": HESSIAN, "covariance": COVARIANCE}
 TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
 CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "printed": np.ones(1)}
 
@@ -57,6 +70,9 @@ class Optional:
 
 
 OBJECTS = {
+    "Density": Density(torch.zeros(2, 1).double(), torch.ones(2, 1).double(), 3),
+    "Diagonal": Diagonal(torch.ones(2)),
+    "LowRank": LowRank(torch.ones(1), torch.eye(2)[:, :1]),
     "ClippedNetwork": NETWORK,
     "FinitePopulation": POPULATION,
     "LogProduct": log_products(FACTOR, [3])[0],
@@ -212,6 +228,74 @@ CALLS = {
         "fit_powers": {"lrs": np.array([0.5, 0.2]), "errors": Y[[0, 2]], "powers": (1, 2), "confidence": 0.9},
         "fit_order": {"lrs": np.array([0.5, 0.2]), "errors": Y[[0, 2]], "confidence": 0.9},
     },
+    "intervals": {
+        "student": {"observations": Y, "confidence": 0.9},
+        "skewed": {"observations": Y, "confidence": 0.9},
+        "paired": {"first": Y, "second": Y[::-1], "confidence": 0.9},
+        "mean_square": {"count": 3, "confidence": 0.9, "degrees": Optional(2.0)},
+        "bootstrap": {
+            "observations": Y,
+            "generator": np.random.default_rng(1),
+            "statistic": np.mean,
+            "confidence": 0.9,
+            "resamples": 100,
+        },
+        "wilson": {"hits": 2, "count": 3, "confidence": 0.9},
+        "newcombe": {"first": (1, 2), "second": (2, 3), "confidence": 0.9},
+        "ratio": {"above": Y, "below": Y, "confidence": 0.9},
+        "observed": {"values": Y},
+    },
+    "equivalence": {
+        "equivalence": {"differences": Y, "margin": 1.0, "level": 0.1},
+        "power": {"count": 3, "sigma": 1.0, "margin": 1.0, "level": 0.1, "truth": 0.0},
+        "sample_size": {"sigma": 1.0, "margin": 1.0, "power": 0.5, "level": 0.1, "truth": 0.0},
+        "holm": {"p_values": np.array([0.1, 0.2])},
+        "reached": {"x": Y, "goal": 0.5},
+    },
+    "spectra": {
+        "leading": {
+            "operator": torch.eye(3),
+            "k": 2,
+            "which": "LA",
+            "start": Optional(torch.ones(3)),
+            "tolerance": Optional(0.1),
+        },
+        "density": {"operator": torch.eye(3), "steps": 2, **DRAWN},
+        "signs": {"operator": HESSIAN, **DRAWN},
+        "trace_draws": {"operator": torch.eye(2), "known": Optional(leading(torch.eye(2), 1)), **DRAWN},
+        "a_spectrum": {"value": leading(torch.eye(2), 1), "d": 2},
+        "refuse_other_pairs": {"operator": torch.eye(2), "spectrum": leading(torch.eye(2), 1)},
+        "Density.mean": {"function": torch.exp, "confidence": 0.9},
+        "Density.moment": {"power": 2, "confidence": 0.9},
+        "Density.smoothed": {"grid": torch.ones(3), "width": 0.1, "confidence": 0.9},
+    },
+    "covariances": {
+        "Diagonal": {"variances": torch.ones(2)},
+        "LowRank": {"values": torch.ones(1), "vectors": torch.eye(2)[:, :1]},
+        "Diagonal.draw": {"generator": torch.Generator()},
+        "Diagonal.of_trace": {"trace": 1.0},
+        "LowRank.draw": {"generator": torch.Generator()},
+        "LowRank.of_trace": {"trace": 1.0},
+    },
+    "alignment": {
+        "alignment": {**ALIGNED, "spectrum": leading(HESSIAN, 1)},
+        "estimate_alignment": {**ALIGNED, "spectrum": leading(HESSIAN, 1), **DRAWN, "confidence": 0.9},
+        "indicator": ALIGNED,
+        "estimate_indicator": {**ALIGNED, **DRAWN, "confidence": 0.9, "known": Optional(leading(HESSIAN, 1))},
+        "likeness": {"A": torch.eye(2), "B": HESSIAN, "confidence": 0.9, **DRAWN, "probes": Optional(3)},
+    },
+    "sharpness": {
+        "expected_sharpness": {
+            "risk": RISK,
+            "sigma": 0.1,
+            "draws": 4,
+            "generator": torch.Generator(),
+            "absolute": False,
+            "paired": True,
+            "known": Optional(leading(HESSIAN, 1)),
+            "confidence": 0.9,
+        },
+    },
     "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "claims.check": {"check": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "widget": {
@@ -238,11 +322,17 @@ CALLS = {
         "html": {"moving": b"a", "still": b"b", "alt": "a dot"},
     },
 }
-FIXED = {"band": {"colour": "black"}, "gif": {"frames": [1, 2]}}  # arguments that may be many things
+FIXED = {
+    "mean_square": {"value": 1.0},
+    "reached": {"y": [2.0, math.nan, 0.0]},
+    "band": {"colour": "black"},
+    "gif": {"frames": [1, 2]},
+}  # arguments that may be many things
 # what functions give, and what they take only from each other
 RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
-    *("Verdict", "VerdictMismatch", "compositions"),
+    *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
+    *("Alignment", "EstimatedAlignment", "Likeness", "Covariance"),
 }
 
 
@@ -254,6 +344,8 @@ def strange(value) -> list:
         return [None, 1.5, "3", True, [1], math.nan]
     if isinstance(value, (float, Fraction)):
         return [None, "0.1", [0.1], 1j, math.nan]
+    if isinstance(value, torch.Tensor):
+        return [None, "numbers", [1.0], np.ones(tuple(value.shape)), torch.full_like(value, math.nan)]
     if isinstance(value, np.ndarray):
         return [None, "numbers", object(), [[1], [1, 2]], np.full(value.shape, math.nan), {"a": 1}]
     if isinstance(value, str):

@@ -3,6 +3,7 @@ agree with the backward pass, against references made sample by sample with plai
 """
 
 import random
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from support import batches
 from support.curvature import GaussNewton, Hessian
 from support.errors import Refused, WrongType
 from support.gradients import GradientMatrix
-from support.risk import CoupledLossError, EmpiricalRisk
+from support.risk import EmpiricalRisk
 from support.sampling import MiniBatch
+from support.trust import CoupledLossError
 
 N = 40
 X = torch.randn(N, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -98,6 +100,7 @@ class Two(nn.Module):
 
 NESTS = {
     "keywords": (Named, {"x": X, "scale": X[:, :3]}),
+    "keywords, of another mapping": (Named, UserDict({"x": X, "scale": X[:, :3]})),
     "a dict, whole": (Whole, {"x": X, "more": (X[:, :3],)}),
     "a tuple": (Two, (X, X[:, :3])),
     "a list": (Two, [X, X[:, :3]]),

@@ -28,7 +28,13 @@ from support.spectra import Spectrum, leading
 
 
 class Constant(AdditiveNoise):
-    """GLD-const: ``Σ = σ² I``. Its trace, d σ², is not matched; σ was tuned to 0.001 by the authors."""
+    """GLD-const: ``Σ = σ² I``. Its trace, d σ², is not matched; σ was tuned to 0.001 by the authors.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> Constant(sgd, sigma=0.5).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.2500, 0.2500])
+    """
 
     form = Diagonal
 
@@ -44,7 +50,13 @@ class Constant(AdditiveNoise):
 
 
 class Dynamic(AdditiveNoise):
-    """GLD-dynamic: ``Σ = (Tr C / d) I``."""
+    """GLD-dynamic: ``Σ = (Tr C / d) I``.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> Dynamic(sgd).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.6250, 0.6250])
+    """
 
     form = Diagonal
 
@@ -53,7 +65,13 @@ class Dynamic(AdditiveNoise):
 
 
 class DiagonalOfC(AdditiveNoise):
-    """GLD-diag: ``Σ = diag C``, which has the trace of C."""
+    """GLD-diag: ``Σ = diag C``, which has the trace of C.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> DiagonalOfC(sgd).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.2500, 1.0000])
+    """
 
     form = Diagonal
 
@@ -65,6 +83,12 @@ class Leading(AdditiveNoise):
     """GLD-leading: ``Σ = s Σ_{i≤k} γ_i v_i v_iᵀ``, the k leading eigenpairs of C scaled to its trace.
 
     Raises Refused for k above the rank of C.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> Leading(sgd, k=1).look(model, torch.Generator()).dense().round(decimals=4)  # C itself, of rank 1
+    tensor([[ 0.2500, -0.5000],
+            [-0.5000,  1.0000]])
     """
 
     def __init__(self, sgd: SgdNoise, *, k: int = 20, every: int = 10, rescale_every: int = 10):
@@ -82,6 +106,13 @@ class OfHessian(AdditiveNoise):
 
     tolerance: relative error of the eigenvalues. The graph of the gradient is kept from product to product, in memory
     that grows with n. Raises Refused where there is no positive eigenvalue.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> sgd = SgdNoise(squares, inputs, torch.ones(2), b=1)  # Tr C = 1.25, H = diag(0.5, 2)
+    >>> OfHessian(sgd, k=2).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.2500, 1.0000])
     """
 
     which: ClassVar[str] = "LA"  # the k eigenvalues that are kept: the largest
@@ -110,7 +141,15 @@ class OfHessian(AdditiveNoise):
 
 
 class FirstEigenvector(OfHessian):
-    """GLD-1st-eigenvector: ``Σ = Tr C u₁ u₁ᵀ``, all of the trace of C along the first eigenvector of H."""
+    """GLD-1st-eigenvector: ``Σ = Tr C u₁ u₁ᵀ``, all of the trace of C along the first eigenvector of H.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> squares = lambda outputs, targets: (outputs[:, 0] - targets).square() / 2
+    >>> sgd = SgdNoise(squares, inputs, torch.ones(2), b=1)  # Tr C = 1.25, H = diag(0.5, 2)
+    >>> FirstEigenvector(sgd).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.0000, 1.2500])
+    """
 
     def __init__(self, sgd: SgdNoise, *, tolerance: float = 0.01, every: int = 10, rescale_every: int = 10):
         super().__init__(sgd, k=1, tolerance=tolerance, every=every, rescale_every=rescale_every)

@@ -24,6 +24,13 @@ class AdditiveNoise:
     after which, in between, Σ is scaled to the trace of C at the parameters of that moment. The trace is matched
     exactly at both.  covariance: Σ of the last step (None before the first).  `state_dict` and `load_state_dict` serve
     checkpoints.  A subclass says what Σ is (`look`), and in which form.
+
+    >>> from support.additive import by_name
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], torch.eye(2), torch.zeros(2), b=1)
+    >>> noise, model = by_name("GLD-dynamic", sgd), torch.nn.Linear(2, 1, bias=False)
+    >>> noise(model, torch.Generator())  # between loss.backward() and optimizer.step()
+    >>> noise.steps, noise.covariance.trace(), model.weight.grad.shape
+    (1, tensor(0.5000), torch.Size([1, 2]))
     """
 
     form: ClassVar[type] = LowRank

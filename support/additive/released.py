@@ -29,6 +29,11 @@ class PartitionNoise(SgdNoise):
 
     Its rank is n/b − 1, and its mean over partitions n/(n−1) times the C with replacement. Arguments are those of
     `SgdNoise`. Raises Refused as well for b that is not a divisor of n, or a single batch.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = PartitionNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)
+    >>> sgd.diagonal(model, torch.Generator())  # n/(n−1) = 2 times what SgdNoise has
+    tensor([0.5000, 2.0000])
     """
 
     of = "batches"
@@ -70,15 +75,37 @@ class _Silent(AdditiveNoise):
 
 
 class Dynamic(_Silent, langevin.Dynamic):
-    """GLD-dynamic: ``Σ = (Tr C / d) I`` at the steps that look, nothing between them."""
+    """GLD-dynamic: ``Σ = (Tr C / d) I`` at the steps that look, nothing between them.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> noise, generator = Dynamic(sgd, every=2), torch.Generator()
+    >>> noise(model, generator)
+    >>> before = model.weight.grad.clone()
+    >>> noise(model, generator)  # no look at the second step
+    >>> torch.equal(model.weight.grad, before)
+    True
+    """
 
 
 class DiagonalOfC(_Silent, langevin.DiagonalOfC):
-    """GLD-diag: ``Σ = diag C`` at the steps that look, nothing between them."""
+    """GLD-diag: ``Σ = diag C`` at the steps that look, nothing between them.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], inputs, torch.zeros(2), b=1)  # gradients (1, 0), (0, 2)
+    >>> DiagonalOfC(sgd).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.2500, 1.0000])
+    """
 
 
 class Leading(_Silent):
-    """GLD-leading: ``Σ = Σ_{i≤k} γ_i v_i v_iᵀ``, less than C has by the eigenvalues left out; nothing between looks."""
+    """GLD-leading: ``Σ = Σ_{i≤k} γ_i v_i v_iᵀ``, less than C has by the eigenvalues left out; nothing between looks.
+
+    >>> sgd = SgdNoise(lambda outputs, targets: outputs[:, 0], torch.eye(3), torch.zeros(3), b=1)
+    >>> model, generator = torch.nn.Linear(3, 1, bias=False), torch.Generator()
+    >>> sgd.diagonal(model, generator).sum(), Leading(sgd, k=1).look(model, generator).trace()  # one of two equal ones
+    (tensor(0.6667), tensor(0.3333))
+    """
 
     def __init__(self, sgd: SgdNoise, *, k: int = 20, every: int = 10):
         super().__init__(sgd, every=every)
@@ -93,6 +120,13 @@ class OfHessian(langevin.OfHessian):
 
     The trace is ``Tr C · Σ|h_i| / |Σ h_i|``: that of C where all have one sign, more where they have not. Raises
     Refused where they sum to 0.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> saddle = lambda outputs, targets: targets * (outputs[:, 0] - 1).square() / 2
+    >>> sgd = SgdNoise(saddle, inputs, torch.tensor([1.0, -1.0]), b=1)  # Tr C = 1.25, H = diag(0.5, -2)
+    >>> OfHessian(sgd, k=2).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.4167, 1.6667])
     """
 
     which = "LM"
@@ -112,7 +146,15 @@ class OfHessian(langevin.OfHessian):
 
 
 class FirstEigenvector(OfHessian):
-    """GLD-1st-eigenvector: ``Σ = Tr C u uᵀ`` with u the eigenvector of H whose eigenvalue is largest in magnitude."""
+    """GLD-1st-eigenvector: ``Σ = Tr C u uᵀ`` with u the eigenvector of H whose eigenvalue is largest in magnitude.
+
+    >>> inputs, model = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> saddle = lambda outputs, targets: targets * (outputs[:, 0] - 1).square() / 2
+    >>> sgd = SgdNoise(saddle, inputs, torch.tensor([1.0, -1.0]), b=1)  # Tr C = 1.25, H = diag(0.5, -2)
+    >>> FirstEigenvector(sgd).look(model, torch.Generator()).diagonal().round(decimals=4)
+    tensor([0.0000, 1.2500])
+    """
 
     def __init__(self, sgd: SgdNoise, *, tolerance: float = 0.01, every: int = 10):
         super().__init__(sgd, k=1, tolerance=tolerance, every=every)

@@ -34,6 +34,11 @@ FORMS = ("corrected", "additive", "minkowski", "printed")
 class Risks(NamedTuple):
     """For k = 0 … steps, arrays of shape (steps + 1,): excess risks ``E f − f(θ*)`` of θ_k and of the average of θ_0 …
     θ_k, and ``E ‖θ_k − θ*‖²``.
+
+    >>> from support.exact.batch_noise import matched
+    >>> found = risks(FinitePopulation([[1.0]], [0.0]), matched(1), 0.5, [1.0], 2)  # every step halves θ
+    >>> found.last.round(6).tolist(), found.averaged[:2].round(6).tolist(), found.distance.round(6).tolist()
+    ([0.5, 0.125, 0.03125], [0.5, 0.28125], [1.0, 0.25, 0.0625])
     """
 
     last: np.ndarray

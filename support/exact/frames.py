@@ -29,6 +29,11 @@ class Frame(ABC):
 
     Attributes: ``noise`` = E ε²xxᵀ; ``identity``; ``sums`` = h_i + h_j of the eigenvalues of Σ (None where Σ stands as
     it is).
+
+    >>> from support.exact.populations import GaussianPopulation
+    >>> frame = GaussianPopulation([[2.0, 1.0], [1.0, 2.0]]).frame
+    >>> round(float(frame.trace(frame.left(frame.identity))), 6)  # Tr Σ
+    4.0
     """
 
     noise: np.ndarray
@@ -93,7 +98,13 @@ class _Atoms(Frame):
 
 
 class Standing(_Atoms):
-    """Σ as it stands: for rational populations, whose eigenvalues are not rational."""
+    """Σ as it stands: for rational populations, whose eigenvalues are not rational.
+
+    >>> from support.exact.populations import FinitePopulation
+    >>> frame = FinitePopulation([[Fraction(1)], [Fraction(2)]], [0, 0]).frame
+    >>> frame.left(frame.identity).tolist(), frame.spread(frame.identity).tolist()  # E x² and E x⁴
+    ([[Fraction(5, 2)]], [[Fraction(17, 2)]])
+    """
 
     def __init__(self, second_moment, inputs, residuals, probabilities):
         super().__init__(inputs, residuals, probabilities, np.diag([Fraction(1)] * len(second_moment)))
@@ -107,7 +118,13 @@ class Standing(_Atoms):
 
 
 class Turned(_Atoms):
-    """The eigenbasis of Σ; spectrum: its positive eigenvalues (r,) and their eigenvectors (d, r)."""
+    """The eigenbasis of Σ; spectrum: its positive eigenvalues (r,) and their eigenvectors (d, r).
+
+    >>> from support.exact.populations import FinitePopulation
+    >>> frame = FinitePopulation([[1.0, 1.0], [2.0, 2.0]], [0.0, 0.0]).frame  # data along one direction of two
+    >>> frame.sums.round(6).tolist(), frame.back(frame.identity).round(6).tolist()
+    ([[10.0]], [[0.5, 0.5], [0.5, 0.5]])
+    """
 
     def __init__(self, spectrum, inputs, residuals, probabilities):
         self._values, self._axes = spectrum
@@ -130,6 +147,10 @@ class Turned(_Atoms):
 class Diagonal(Frame):
     """Diagonals in the eigenbasis of Σ, for inputs with ``E xxᵀAxxᵀ = τ (2ΣAΣ + Tr(AΣ) Σ)``, τ = ``factor``, and
     residuals of this variance that do not depend on them.
+
+    >>> frame = Diagonal((np.array([2.0, 1.0]), np.eye(2)), factor=1.0, variance=0.5)
+    >>> frame.spread(frame.identity).tolist()  # E |x|² xxᵀ = 2Σ² + Tr(Σ) Σ
+    [14.0, 5.0]
     """
 
     def __init__(self, spectrum, factor: float, variance: float):

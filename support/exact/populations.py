@@ -27,6 +27,11 @@ class Population:
     second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  least_loss: ½ E ε²,
     what a loss has more than its excess risk.  fourth(A): E xxᵀAxxᵀ for symmetric A, (d, d). third(m): E ε(xᵀm)xxᵀ,
     (d, d).  frame: the coordinates of the recursion.
+
+    >>> signs, normal = FinitePopulation([[1.0], [-1.0]], [0.0, 0.0]), GaussianPopulation([[1.0]])
+    >>> heavy = GaussianPopulation([[1.0]], degrees=6)
+    >>> [round(population.radius, 6) for population in (signs, normal, heavy)]  # E x⁴/E x²
+    [1.0, 3.0, 6.0]
     """
 
     exact = False
@@ -81,7 +86,7 @@ class Population:
         return bool(np.abs(self.third(m).astype(float)).max() <= 1e-9 * max(scale, 1e-300))
 
     def error_of(self, theta) -> np.ndarray:
-        """δ = θ − θ* without its part in directions that have no data, (d,). Raises ValueError for another shape."""
+        """δ = θ − θ* without its part in directions that have no data, (d,). Raises Refused for another shape."""
         theta = array("theta", theta, self.optimum.shape, rational=self.exact)
         return self.pseudo_solve(self.second_moment @ (theta - self.optimum))
 

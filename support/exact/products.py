@@ -25,6 +25,12 @@ class LogProduct:
 
     The mass at ``values[i]`` lies, in truth, somewhere in ``[values[i], values[i] + width]``; at most ``lost`` of the
     probability is misplaced beyond that. vanished: probability that the product is 0. Made by `log_products`.
+
+    >>> law = LogProduct(2, np.array([-1.0, 0.0, 1.0]), np.array([0.25, 0.5, 0.25]), width=0.1)
+    >>> [float(end) for end in law.cdf(0.05)]  # the mass at 0 may lie on either side of 0.05
+    [0.25, 0.75]
+    >>> law.quantile(0.5)
+    (0.0, 0.1)
     """
 
     steps: int

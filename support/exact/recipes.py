@@ -59,6 +59,10 @@ class Recipe:
     with replacement, or "coins" (every sample with probability size/n).  size: number of slots (for coins, the expected
     one).  slot, variance: mean and variance of the weight that a slot adds. noise: "none", "gauss" or "signs".
     centred: whether the mean of the slots' noise is subtracted.
+
+    >>> batch = Recipe(2, floor=Fraction(0), pick="draws", size=2, slot=Fraction(1, 2))  # SGD, n = b = 2
+    >>> [(str(probability), counts) for probability, counts in batch.picks()]
+    [('1/4', (2, 0)), ('1/2', (1, 1)), ('1/4', (0, 2))]
     """
 
     n: int

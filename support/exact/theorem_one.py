@@ -26,7 +26,14 @@ from support.sampling import Atom
 
 
 class Outcome(NamedTuple):
-    """A value of one step's (L, N) with its probability: L (d, d), N (d,), all rational."""
+    """A value of one step's (L, N) with its probability: L (d, d), N (d,), all rational.
+
+    >>> line = FinitePopulation([[Fraction(1)], [Fraction(2)]], [1, 0])  # θ* = 1/5
+    >>> for step in outcomes(line, [(Fraction(1), (Fraction(1),))]):  # x², and x (y − xθ*)
+    ...     print(step.probability, step.L[0, 0], step.N[0])
+    1/2 1 4/5
+    1/2 4 -4/5
+    """
 
     probability: Fraction
     L: np.ndarray
@@ -171,6 +178,9 @@ class Link:
     wrong).
 
     reached: the bound on the excess risk that stands after this link, by the printed and by the repaired proof.
+
+    >>> Link("trace", left=2.0, printed=1.0, repaired=4.0, reached=(1.0, 4.0)).slack  # fails as printed
+    (0.5, 2.0)
     """
 
     name: str
@@ -285,6 +295,10 @@ class Survey(NamedTuple):
     """Random cases, one a row. product: ηκ, (count,).  risk, printed, corrected: the exact excess risk and the two
     bounds at the number of steps where the risk comes nearest to the printed bound (column 0) and to the corrected one
     (column 1), (count, 2).
+
+    >>> seen = survey(5, 1, 10)
+    >>> seen.risk.shape, bool((seen.product < 2).all())  # within the theorem's range
+    ((5, 2), True)
     """
 
     product: np.ndarray

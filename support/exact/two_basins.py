@@ -234,6 +234,10 @@ class Arrival:
 
     The ridge is its point on the diagonal on the near side; a run there sees the flat bowl. Made by `arrival` and
     `arrival_along`.
+
+    >>> chance = arrival_along(200, 0.02, spread=0.0)
+    >>> round(float(chance.start[-1]), 2), round(float(chance.ridge[-1]), 2)
+    (0.42, 0.47)
     """
 
     start: np.ndarray
@@ -303,8 +307,9 @@ def arrival(dynamics: str, steps: int = STEPS, trace: float = TRACE, *, cell: fl
     dynamics, steps, _ = _known(dynamics, steps, trace)
     cell = real("cell", cell, high=0.1, above=0)
     sharp, flat = variances(dynamics, "sharp", trace), variances(dynamics, "flat", trace)
-    if sharp[0] == 0:
-        return Arrival(np.zeros(steps), np.zeros(steps))
+    if sharp[0] == 0:  # no noise: the start is a rest point, and from the ridge a run slides into the flat bowl
+        u = -ROOT2 + 0.99 ** np.arange(1, steps + 1) * (edges(0.0)[0] + ROOT2)
+        return Arrival(np.zeros(steps), (u < ROOT2 * REACHED).astype(float))
     if sharp[1] == 0:
         return arrival_along(steps, trace, spread=0.0)
     chain = _Plane(*sharp, *flat, cell)
@@ -313,7 +318,10 @@ def arrival(dynamics: str, steps: int = STEPS, trace: float = TRACE, *, cell: fl
     for _ in range(steps - 1):
         inside, outside = chain.before(inside, outside)
         values.append((inside[0], outside[-1, 0]))
-    return Arrival(*np.array(values).T)
+    values = np.array(values)
+    if values.max() > 1 + 1e-3:
+        raise Refused(f"cell = {cell:g} is too coarse for noise of trace {trace:g}: give a smaller one")
+    return Arrival(*values.T)
 
 
 def expected_gradient_along(u, spread: float = 1.0):

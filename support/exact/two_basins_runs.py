@@ -144,6 +144,10 @@ class Runs:
     for a run that stays. returned: whether a run that had left on the near side was back in the sharp bowl later.
     flat: whether it ends on the near side outside the sharp bowl. path: positions every so many steps, (records, runs,
     2), if asked for.
+
+    >>> final, never = np.array([[-1.0, -1.0], [-1.0, 0.5], [1.0, 1.0]]), np.zeros(3, dtype=bool)
+    >>> Runs(final, np.array([40, 7, 0]), never, np.array([True, True, False]), None).arrived.tolist()
+    [True, False, False]
     """
 
     final: np.ndarray

@@ -170,7 +170,13 @@ class Law:
 
 @dataclass(frozen=True)
 class LargeBatch(Law):
-    """A law that also has a batch of B samples on which its noise lives."""
+    """A law that also has a batch of B samples on which its noise lives.
+
+    >>> from support.sampling import by_name
+    >>> law = by_name("MSGD-[Cov-3]", n=6, b=2)
+    >>> isinstance(law, LargeBatch), law.B, law.covariance == law.sgd_covariance
+    (True, 3, True)
+    """
 
     B: int
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from support.errors import Refused
 from support.exact import two_basins as toy
 
 CONST, DIAG, LEADING, HESSIAN, FIRST = NOISY = toy.DYNAMICS[1:]
@@ -101,3 +102,18 @@ def test_expected_gradient_is_the_mean_over_the_samples(u):
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_without_noise_the_start_rests_and_the_ridge_slides():
+    """From the ridge by hand: u ← .99 u − .01 √2 until both coordinates are below −.5, which is after 124 steps."""
+    chance = toy.arrival("GD", 500)
+    u, step = float(toy.edges(0.0)[0]), 0
+    while u >= toy.ROOT2 * toy.REACHED:
+        u, step = 0.99 * u - 0.01 * 2**0.5, step + 1
+    assert not chance.start.any() and list(chance.ridge) == [0.0] * (step - 1) + [1.0] * (500 - step + 1)
+    assert 100 < step < 150
+
+
+def test_cells_that_are_too_coarse_for_the_noise_are_refused():
+    with pytest.raises(Refused, match=r"cell = 0.02 is too coarse for noise of trace 0.0001: give a smaller one"):
+        toy.arrival("GLD const", 500, 1e-4)

@@ -209,7 +209,7 @@ def test_experiments_need_torch_numpy_scipy_and_tqdm_alone(tmp_path):
     whole = (ROOT / "notebooks" / "plans" / "wu.fig1a.drawn.toml").read_text(encoding="utf-8")
     small = whole.replace('scale = "paper"', 'scale = "smoke"').partition("seeds = [")
     plan.write_text(small[0] + "seeds = [1]" + small[2].partition("]")[2], encoding="utf-8")
-    queued = run("queue", "--budget", "5m", "-j", "1", "-o", "out")
+    queued = run("queue", "--budget", "1h", "-j", "1", "-o", "out")
     assert queued.returncode == 0 and "8 of 8 records made" in queued.stdout, queued.stderr
     assert run("import", "out/records.tar.gz").stdout.endswith("8 filed, 0 refused\n")
 
