@@ -210,9 +210,9 @@ def estimate_indicator(
     """Tr(HC) = E vᵀHv over `probes` Gaussian draws v of the noise: one backward pass and one Hessian product each, no
     per-sample gradients; `support.intervals.skewed`, which says how often it covers.
 
-    known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and only what is
-    orthogonal to them is estimated. Raises WrongType, or Refused for fewer than 2 probes, a Hessian of another size, or
-    a confidence outside (0, 1).
+    known: eigenpairs of H from `support.spectra.leading`; their part ``Σ h_k u_kᵀCu_k`` is then exact, and the rest
+    is estimated. Pairs of another matrix change no expectation, as in `support.spectra.trace_draws`. Raises WrongType,
+    or Refused for fewer than 2 probes, a Hessian of another size, or a confidence outside (0, 1).
 
     >>> import torch
     >>> from support.gradients import GradientMatrix
@@ -316,11 +316,11 @@ def _indicator_draws(hessian, covariance, probes: int, generator, known) -> torc
     if known is not None:
         a_spectrum(known, covariance.shape[0])
     noise = torch.stack([covariance.draw(generator) for _ in range(probes)], dim=1)
-    exact = 0.0
-    if known is not None:
-        noise = noise - known.vectors @ (known.vectors.T @ noise)
-        exact = known.values @ (known.vectors * (covariance @ known.vectors)).sum(0)
-    return exact + (noise * (hessian @ noise)).sum(0)
+    found = (noise * (hessian @ noise)).sum(0)
+    if known is None:
+        return found
+    along = (known.vectors * (covariance @ known.vectors)).sum(0)
+    return found - known.values @ ((known.vectors.T @ noise).square() - along[:, None])
 
 
 def _first(hessian, covariance, spectrum) -> tuple[float, float]:

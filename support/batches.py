@@ -111,5 +111,7 @@ def mapped(f: Callable, batch):
         return f(batch)
     if isinstance(batch, Mapping):
         return {key: mapped(f, inner) for key, inner in batch.items()}
+    if not isinstance(batch, (tuple, list)):
+        raise WrongType(f"a batch holds a {type(batch).__name__}: give tensors, alone or in dicts, tuples and lists")
     inside = [mapped(f, inner) for inner in batch]
     return type(batch)(*inside) if hasattr(batch, "_fields") else type(batch)(inside)  # a named tuple takes them apart

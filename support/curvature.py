@@ -17,7 +17,7 @@ from support.gradients import GradientMatrix
 from support.intervals import Interval, skewed, student
 from support.operators import Operator
 from support.risk import EmpiricalRisk, a_risk
-from support.spectra import Spectrum, signs, trace_draws
+from support.spectra import Spectrum, a_spectrum, signs, trace_draws
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -88,6 +88,8 @@ class Curvature(Operator):
         """
         probability("confidence", confidence)
         z = signs(self, probes, generator)
+        if known is not None:
+            a_spectrum(known, len(z))
         products, exact = self @ z, 0.0
         if known is not None:
             products = products - known.vectors @ (known.values[:, None] * (known.vectors.T @ z))

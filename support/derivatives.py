@@ -17,6 +17,8 @@ from collections.abc import Callable
 import torch
 from torch.func import jvp
 
+from support.errors import WrongType, choice, tensor
+
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -26,7 +28,7 @@ def pull(f: Function, theta: torch.Tensor) -> Function:
     >>> pull(lambda theta: theta**2, torch.tensor([1.0, 3.0]))(torch.tensor([1.0, 10.0]))
     tensor([ 2., 60.])
     """
-    theta = theta.detach().requires_grad_()
+    theta = _checked(f, theta).detach().requires_grad_()
     with torch.enable_grad():
         value = f(theta)
     if not value.requires_grad:  # f does not depend on θ
@@ -41,7 +43,8 @@ def push(f: Function, theta: torch.Tensor, how: str = "forward") -> Function:
     >>> push(lambda theta: theta**2, torch.tensor([1.0, 3.0]), "two passes")(torch.tensor([1.0, 10.0]))
     tensor([ 2., 60.])
     """
-    if how == "forward":
+    _checked(f, theta)
+    if choice("how", how, ("forward", "two passes")) == "forward":
         return lambda u: jvp(f, (theta,), (u,))[1]
     theta = theta.detach().requires_grad_()
     with torch.enable_grad():
@@ -62,7 +65,7 @@ def way(f: Function, theta: torch.Tensor, eps: float | None = None) -> str | Non
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        value = f(theta)
+        value = f(_checked(f, theta))
     eps, back = eps or torch.finfo(theta.dtype).eps, pull(f, theta)
     looks = [[torch.randn(like.shape, generator=generator).to(like) for like in (theta, value)] for _ in range(2)]
     for how in ("forward", "two passes"):
@@ -75,6 +78,12 @@ def way(f: Function, theta: torch.Tensor, eps: float | None = None) -> str | Non
         except RuntimeError:  # what torch says where it lacks a derivative
             continue
     return None
+
+
+def _checked(f: Function, theta: torch.Tensor) -> torch.Tensor:
+    if not callable(f):
+        raise WrongType(f"f = {f!r} cannot be called: give a function of theta")
+    return tensor("theta", theta)
 
 
 def _agree(forth: torch.Tensor, u: torch.Tensor, w: torch.Tensor, back: torch.Tensor, eps: float) -> bool:

@@ -102,8 +102,10 @@ def backward_in_chunks(
     size = _passes(model, m, chunk, ghost)
     for start in range(0, m, size):
         part = slice(start, start + size)
-        given, named = batches.arguments(model, batches.take(inputs, part))
-        losses = per_sample(loss(model(*given, **named), batches.take(targets, part)))
+        # copies, since a model may work in place, and a slice is a view of the caller's data
+        here, labels = (batches.copied(batches.take(nest, part)) for nest in (inputs, targets))
+        given, named = batches.arguments(model, here)
+        losses = per_sample(loss(model(*given, **named), labels))
         if len(losses) != len(weights[part]):
             raise Refused(
                 f"the losses have shape {tuple(losses.shape)} for {len(weights[part])} samples: return one number a "

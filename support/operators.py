@@ -19,7 +19,7 @@ from numbers import Real
 
 import torch
 
-from support.errors import NotFinite, Refused, WrongType, shape_text, tensor
+from support.errors import NotFinite, Refused, WrongType, real, shape_text, tensor
 
 _BLOCK = 256  # columns of the identity that are multiplied at once
 
@@ -142,7 +142,7 @@ class Operator:
     def refuse_dense(self, limit_bytes: float) -> None:
         """Raise Refused where the numbers of the dense matrix exceed ``limit_bytes``."""
         (rows, columns), size = self.shape, self.dtype.itemsize
-        if rows * columns * size > limit_bytes:
+        if rows * columns * size > real("limit_bytes", limit_bytes, 0):
             raise Refused(
                 f"a dense {rows} x {columns} matrix takes {rows * columns * size / 2**30:.1f} GiB: use products "
                 f"(operator @ u), or raise limit_bytes"

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from support import batches
 from support.derivatives import pull, push, way
-from support.errors import Refused, WrongType, integer, tensor
+from support.errors import Refused, WrongType, instance, integer, tensor
 from support.trust import refuse
 
 PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -142,6 +142,7 @@ class EmpiricalRisk:
         """The vector (d,) of tensors by the parameters' names: the inverse of `named`. Raises Refused for other names
         or shapes.
         """
+        instance("named", named, Mapping, "give {name: tensor}, such as dict(model.named_parameters())")
         wanted = {name: tuple(shape) for name, shape in self.shapes.items()}
         found = {name: tuple(tensor(name, value).shape) for name, value in named.items()}
         if found != wanted:

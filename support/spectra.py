@@ -288,18 +288,20 @@ def signs(operator, probes: int, generator: torch.Generator) -> torch.Tensor:
 def trace_draws(operator, probes: int, generator: torch.Generator, known: Spectrum | None = None) -> torch.Tensor:
     """Observations ``zᵀAz`` of mean Tr A, shape (probes,), for independent vectors z of random signs (Hutchinson 1990).
 
-    known: eigenpairs of A from `leading`; their part of the trace is then exact in each, and z is what is orthogonal to
-    them. Raises Refused for fewer than 2 probes, WrongType.
+    known: eigenpairs (h_k, u_k) of A from `leading`; ``Σ h_k ((u_k·z)² − |u_k|²)`` is taken out of each, so that their
+    part of the trace is exact. Its mean is 0 whatever the pairs: those of another matrix widen the spread and change no
+    expectation. Raises Refused for fewer than 2 probes or pairs of another size, WrongType.
 
     >>> trace_draws(torch.diag(torch.tensor([1.0, 2.0])), 3, torch.Generator().manual_seed(0))
     tensor([3., 3., 3.])
     """
-    z, exact = signs(operator, probes, generator), 0.0
+    z = signs(operator, probes, generator)
     if known is not None:
-        known = a_spectrum(known, len(z))
-        z = z - known.vectors @ (known.vectors.T @ z)
-        exact = known.values.sum()
-    return finite(exact + (z * (operator @ z)).sum(0))
+        a_spectrum(known, len(z))
+    found = finite((z * (operator @ z)).sum(0))
+    if known is None:
+        return found
+    return found - known.values @ ((known.vectors.T @ z).square() - known.vectors.square().sum(0)[:, None])
 
 
 def a_spectrum(value, d: int) -> Spectrum:

@@ -129,6 +129,39 @@ def test_known_eigenpairs_narrow_the_interval_and_all_of_them_close_it():
     assert float(estimate.value) == pytest.approx(float(indicator(operator, covariance)))
 
 
+@pytest.mark.parametrize(
+    ("known", "error", "message"),
+    [
+        ((torch.ones(2), torch.eye(3)[:, :2]), WrongType, "eigenpairs of type tuple: give leading"),
+        (torch.eye(3), WrongType, "eigenpairs of type Tensor"),
+        (leading(torch.eye(4), 1), Refused, "are not those of a 3 x 3 matrix"),
+    ],
+)
+def test_known_pairs_that_are_none_are_refused_by_every_estimate(known, error, message):
+    gradients, generator = linear(), torch.Generator().manual_seed(0)
+    hessian, covariance = Hessian(gradients.risk), gradients.covariance(MiniBatch(12, 3))
+    for estimate in (hessian.estimate_trace, hessian.estimate_diagonal):
+        with pytest.raises(error, match=message):
+            estimate(4, generator, known=known)
+    with pytest.raises(error, match=message):
+        estimate_indicator(hessian, covariance, 4, generator, known=known)
+
+
+def test_known_pairs_of_another_matrix_change_no_expectation():
+    """The second of the pairs is none of H: counted as one, h₂ in the place of uᵀHu, it would shift Tr H."""
+    gradients = classifier()
+    operator, covariance = Hessian(gradients.risk), gradients.covariance(MiniBatch(30, 4))
+    H, C = dense_hessian(gradients), covariance.dense()
+    first, other = leading(operator, 2), leading(operator, 1, which="SA")
+    pairs = Spectrum(first.values, torch.stack([first.vectors[:, 0], other.vectors[:, 0]], dim=1))
+    generator = torch.Generator().manual_seed(0)
+    intervals = estimate_alignment(operator, covariance, pairs, 400, generator, 1 - 1e-4)[1]
+    assert float(H.trace()) in intervals["trace_hessian"]
+    assert float((H @ C).trace()) in intervals["trace_product"]
+    u = pairs.vectors[:, 1]
+    assert float(H.trace() + first.values[1] - u @ H @ u) not in intervals["trace_hessian"]
+
+
 def test_estimated_alignment_covers_the_exact_one():
     gradients = classifier()
     operator, covariance = GaussNewton(gradients.risk), gradients.covariance(MiniBatch(30, 4))

@@ -46,3 +46,9 @@ def test_what_is_no_batch_is_refused(batch, error, message):
     with pytest.raises(error, match=message) as caught:
         batches.length(batch, "inputs")
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_what_is_no_batch_is_refused():
+    for batch in (None, 3, "text", np.zeros(3), [1.0]):
+        with pytest.raises(TypeError, match="a batch holds a"):
+            batches.take(batch, slice(0, 1))

@@ -5,6 +5,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from support.derivatives import pull, push, way
+from support.errors import WrongType
 
 THETA = torch.linspace(-1, 2, 6, dtype=torch.float64)
 
@@ -56,3 +57,11 @@ def test_the_way_is_the_first_that_agrees_with_the_backward_pass(f, expected):
 
 def test_two_passes_give_the_derivative_that_training_uses():
     torch.testing.assert_close(push(stopped, THETA, "two passes")(torch.ones_like(THETA)), THETA.exp())
+
+
+@pytest.mark.parametrize("take", [pull, push, way])
+def test_what_is_no_function_and_no_theta_is_refused_in_one_line(take):
+    with pytest.raises(WrongType, match="f = 3 cannot be called: give a function of theta"):
+        take(3, torch.ones(2))
+    with pytest.raises(WrongType, match="theta is of type list: give a torch tensor"):
+        take(torch.sin, [1.0, 2.0])

@@ -191,6 +191,18 @@ def by_hand(model, batches, weights):
     return gradient(model).clone(), losses.detach()
 
 
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_a_model_that_works_in_place_does_not_write_into_the_callers_data(problem, chunk):
+    model, inputs, targets = problem
+    mine, weights = inputs.clone(), torch.full((N,), 1 / N, dtype=torch.float64)
+    weighted_backward(nn.Sequential(nn.ReLU(), model), cross_entropy, inputs, targets, weights)
+    expected = gradient(model)
+    model.zero_grad()
+    weighted_backward(nn.Sequential(nn.ReLU(inplace=True), model), cross_entropy, mine, targets, weights, chunk=chunk)
+    assert torch.equal(mine, inputs)
+    torch.testing.assert_close(gradient(model), expected, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("options", [{"ghost": 6}, {"ghost": 6, "chunk": 4}, {"ghost": 6, "chunk": 100}])
 def test_ghost_batches_are_of_exactly_their_size_whatever_the_chunk(problem, options):
     _, inputs, targets = problem

@@ -123,6 +123,7 @@ def test_types_are_those_of_the_operator():
         (lambda o: o @ Matrix(M), Refused, r"shape \(5, 5\) and \(3, 5\) have no product"),
         (lambda o: Matrix(M).trace(), Refused, r"shape \(3, 5\) has no trace"),
         (lambda o: Matrix(M).diagonal(), Refused, r"shape \(3, 5\) has no diagonal"),
+        (lambda o: o.dense(limit_bytes="much"), WrongType, "limit_bytes = 'much' is not a number"),
         (lambda o: o.dense(limit_bytes=10), Refused, "dense 5 x 5 matrix takes 0.0 GiB: use products"),
         (lambda o: Matrix(torch.ones(3)), Refused, r"matrix has shape \(3,\)"),
         (lambda o: Matrix(torch.ones(3, 3, dtype=torch.int64)), Refused, "type torch.int64: give real numbers"),

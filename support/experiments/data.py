@@ -213,7 +213,7 @@ def load(name: str = "digits") -> Images:
     >>> load("digits").train[0].shape
     (797, 8, 8)
     """
-    if name not in NAMES:
+    if instance("name", name, str, "give a data set's name such as 'digits'") not in NAMES:
         raise DataError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
     folder = os.environ.get("SUPPORT_DATA")
     return _load(name, Path(folder).expanduser() if folder else None)

@@ -65,6 +65,8 @@ class Data:
 
         watched = integer("watched", watched, 1)
         train, test = move("train", train), move("test", test)
+        if alone := [name for name, part in (("train", train), ("test", test)) if not all(x.ndim for x in part)]:
+            raise Refused(f"{alone[0]} holds a number alone: give inputs and labels with a sample a row")
         return cls(train, test, min(watched, len(test[0])))
 
 

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from support import files
-from support.errors import Refused
+from support.errors import Refused, instance
 
 SCHEMA = 2
 SECTIONS = {"config": dict, "curves": dict, "final": dict, "provenance": dict}
@@ -107,8 +107,10 @@ def run_name(preset: str, scale: str, method: str, seed: int) -> str:
 
 
 def read(path: Path | str) -> dict:
-    """Read one record. Raises RecordError if it is missing, no JSON, lacks a section, or is not what was written."""
-    path = Path(path)
+    """Read one record. Raises RecordError if it is missing, no JSON, lacks a section, or is not what was written;
+    WrongType for no path.
+    """
+    path = Path(instance("path", path, (str, Path), "name a record's file"))
     try:
         if not path.is_file():
             state = "is no file" if path.exists() else "is missing"

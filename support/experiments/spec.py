@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support import additive
-from support.errors import integer
+from support.errors import instance, integer
 from support.experiments import records
 from support.experiments.escape import Escape
 from support.experiments.presets import Preset, Setting, preset
@@ -36,6 +36,7 @@ class RunSpec:
 
     def __post_init__(self):
         setting = self.chosen.setting(self.scale)
+        instance("method", self.method, str, "give a name such as 'SGD'")
         if not (self.method == START and setting.escape):
             object.__setattr__(self, "method", self.chosen.method(self.method))
         object.__setattr__(self, "seed", integer("seed", self.seed, 0))

@@ -4,10 +4,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from support import sampling
+from support.errors import WrongType
 from support.experiments import runs
 from support.experiments.presets import PRESETS, Setting
 from support.experiments.runs import RunSpec
@@ -83,3 +85,12 @@ def test_only_the_laws_named_cov_share_the_whole_covariance_of_sgd():
 def test_the_released_bernoulli_noise_is_that_of_a_smaller_batch():
     released = runs.law(PRESETS["wu.fig1a.released"].setting("paper"), "MSGD-Bernoulli")
     assert released.b / released.n == 0.02 and released.b != WU.setting("paper").b
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["x"], np.ones((2, 2))], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize("name", ["preset", "scale", "method"])
+def test_a_name_of_another_type_is_refused_in_one_line(name, wrong):
+    valid = {"preset": "wu.fig1a", "scale": "smoke", "method": "GD", "seed": 1}
+    with pytest.raises(WrongType, match=f"^{name} = .* is of type") as refused:
+        RunSpec(**valid | {name: wrong})
+    assert "\n" not in str(refused.value)

@@ -9,6 +9,7 @@ says in which knobs a scale departs from the preset's ``paper`` scale.
 
 from __future__ import annotations
 
+from support.errors import instance
 from support.experiments.presets import wu, zhu
 from support.experiments.presets.setting import Preset, PresetError, Setting
 
@@ -23,6 +24,6 @@ def preset(name: str) -> Preset:
     >>> preset("zhu.fig3").methods[:2]
     ('GD', 'SGD')
     """
-    if name not in PRESETS:
+    if instance("preset", name, str, "give a name such as 'zhu.fig3'") not in PRESETS:
         raise PresetError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from support.errors import Refused
+from support.errors import Refused, instance
 from support.experiments.escape import Escape
 
 
@@ -71,14 +71,14 @@ class Preset:
 
     def setting(self, scale: str) -> Setting:
         """The setting of a scale. Raises PresetError for a scale that the preset does not have."""
-        if scale not in self.scales:
+        if instance("scale", scale, str, "give a name such as 'smoke'") not in self.scales:
             raise PresetError(f"preset {self.name} has no scale {scale!r}: choose one of {', '.join(self.scales)}")
         return self.scales[scale]
 
     def method(self, name: str) -> str:
         """A method as the preset spells it, whatever the case. Raises PresetError for one that it does not have."""
         known = {method.lower(): method for method in self.methods}
-        if str(name).strip().lower() not in known:
+        if instance("method", name, str, "give a name such as 'SGD'").strip().lower() not in known:
             raise PresetError(f"preset {self.name} has no method {name!r}: choose among {', '.join(self.methods)}")
         return known[name.strip().lower()]
 
