@@ -69,7 +69,6 @@ class Planned:
         return f"plan {self.plan.name} ({self.plan.date}, {self.plan.digest[:8]}): {done}"
 
 
-
 def planned(name: str) -> Planned:
     """The records of the plan ``notebooks/plans/<name>.toml``, as far as they are there.
 
