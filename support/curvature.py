@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.func import grad
 
-from support.derivatives import pull, push, way
+from support.derivatives import push, value_and_pull, way
 from support.errors import Refused, WrongType, boolean, probability
 from support.gradients import GradientMatrix
 from support.intervals import Interval, skewed, student
@@ -166,9 +166,8 @@ class GaussNewton(Curvature):
         def slope(out):
             return grad(lambda o: risk.losses_of(o, part).sum())(out)
 
-        with torch.no_grad():
-            out = outputs(risk.theta)
-        forth, bend, back = push(outputs, risk.theta, how), push(slope, out, how), pull(outputs, risk.theta)
+        out, back = value_and_pull(outputs, risk.theta)
+        forth, bend = push(outputs, risk.theta, how), push(slope, out, how)
         return lambda u: back(bend(forth(u)))
 
     def _way(self) -> str:

@@ -28,13 +28,22 @@ def pull(f: Function, theta: torch.Tensor) -> Function:
     >>> pull(lambda theta: theta**2, torch.tensor([1.0, 3.0]))(torch.tensor([1.0, 10.0]))
     tensor([ 2., 60.])
     """
+    return value_and_pull(f, theta)[1]
+
+
+def value_and_pull(f: Function, theta: torch.Tensor) -> tuple[torch.Tensor, Function]:
+    """``f(theta)``, without a graph, and `pull`, for one evaluation of f.
+
+    >>> value_and_pull(lambda theta: theta**2, torch.tensor([1.0, 3.0]))[0]
+    tensor([1., 9.])
+    """
     theta = _checked(f, theta).detach().requires_grad_()
     with torch.enable_grad():
         value = f(theta)
     if not value.requires_grad:  # f does not depend on θ
-        return lambda w: torch.zeros_like(theta)
+        return value, lambda w: torch.zeros_like(theta)
     options = {"retain_graph": True, "materialize_grads": True}
-    return lambda w: torch.autograd.grad(value, theta, w.to(value.dtype), **options)[0]
+    return value.detach(), lambda w: torch.autograd.grad(value, theta, w.to(value.dtype), **options)[0]
 
 
 def push(f: Function, theta: torch.Tensor, how: str = "forward") -> Function:

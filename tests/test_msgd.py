@@ -268,7 +268,7 @@ def test_an_optimiser_that_looks_more_than_once_sees_one_draw(problem):
         weighted.backward()
         return weighted
 
-    first = float(closure())
+    first = float(closure().detach())
     theirs.step(closure)
     generator = torch.Generator().manual_seed(3)
     msgd = MSGD(model, cross_entropy, ours, law, generator=generator)

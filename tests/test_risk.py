@@ -337,6 +337,7 @@ def test_options_that_cannot_be_are_one_clear_line(options, message):
         EmpiricalRisk(network(), cross_entropy, (X, Y), **options)
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules")
 def test_models_that_are_none_are_refused():
     with pytest.raises(WrongType, match="model is of type function"):
         EmpiricalRisk(cross_entropy, cross_entropy, (X, Y))
