@@ -1,0 +1,70 @@
+"""Trials: what is paired with what, levels that decide as Holm does, power by drawing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from support.equivalence import holm
+from support.errors import Refused
+from support.intervals import student
+from support.trials import Trial, detection, holm_levels, one_sided, points, steps_below
+
+
+def planned(name, methods, seeds, asked, value):
+    """Records of a plan as `recorded.planned` hands them out."""
+    runs = {(m, s): {"final": {"test_accuracy": value(m, s)}} for m in methods for s in seeds}
+    plan = SimpleNamespace(name=name, methods=methods, seeds=asked)
+    return SimpleNamespace(plan=plan, runs=runs, seeds=[s for s in asked if all((m, s) in runs for m in methods)])
+
+
+def value(method, seed):
+    return 0.7 + 0.001 * seed + (0.01 * seed**2 if method == "SGD" else 0.0)
+
+
+def test_a_trial_pairs_runs_of_one_seed_and_takes_partners_from_another_plan():
+    ours = planned("few", ["GLD-diag"], [3, 5], [5, 3, 4], value)
+    theirs = planned("all", ["SGD", "GD"], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], value)
+    trial = Trial.of(ours, points, theirs)
+    assert trial.seeds == (5, 3) and set(trial.values) == {"GLD-diag", "SGD", "GD"}
+    assert trial.gap("SGD", "GD") == pytest.approx([100 * 0.01 * 25, 100 * 0.01 * 9])
+    assert trial.mean("GLD-diag", "SGD", 0.9).ends == student([-25.0, -9.0], 0.9).ends
+    short = planned("short", ["MSGD-Cov"], [5], [5], value)
+    assert "MSGD-Cov" not in Trial.of(ours, points, theirs, short).values  # not on every seed
+
+
+def test_too_few_seeds_and_unknown_methods_are_refused():
+    with pytest.raises(Refused, match="plan one has 1 complete seeds, and an interval needs 2"):
+        Trial.of(planned("one", ["SGD"], [1], [1, 2], value), points)
+    trial = Trial.of(planned("two", ["SGD"], [1, 2], [1, 2], value), points)
+    with pytest.raises(Refused, match="no method 'SDG': it has SGD"):
+        trial.gap("SDG", "SGD")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
+def test_the_level_of_a_test_decides_as_holm_does(p, level):
+    levels, adjusted = holm_levels(p, level), holm(p)
+    if np.abs(adjusted - level).min() > 1e-9:
+        assert ((np.array(p) <= levels) == (adjusted <= level)).all()
+    assert (levels >= level / len(p)).all() and (levels <= level).all()
+
+
+def test_a_one_sided_test_is_scipys_and_its_power_that_of_drawn_trials():
+    d = np.random.default_rng(1).normal(0.3, 1.0, 12)
+    assert one_sided(d, 0.1) == pytest.approx(stats.ttest_1samp(d, 0.1, alternative="greater").pvalue)
+    drawn = np.random.default_rng(2).normal(0.5 + 0.2, 1.5, (20_000, 9))
+    t = (drawn.mean(1) - 0.2) / (drawn.std(1, ddof=1) / 3)
+    rate = np.mean(t > stats.t.isf(0.05, 8))
+    assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(rate, abs=0.01)
+    assert detection(9, sigma=1.5, gap=0.0) == pytest.approx(0.05)
+
+
+def test_the_steps_to_a_loss_count_the_last_time_that_it_was_reached():
+    curves = {"step": [0, 50, 100, 150, 200], "step_loss": [None, 1.0, 0.05, 1.0, 0.01]}
+    between = 125 + 50 * np.log(10) / np.log(100)  # on a straight line of ln loss between the middles 125 and 175
+    assert steps_below({"curves": curves}, 0.1) == pytest.approx(between)
+    curves["step_loss"][-1] = 0.2
+    assert steps_below({"curves": curves}, 0.1) == 200.0
