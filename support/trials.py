@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from support.equivalence import holm, reached
+from support.equivalence import holm, power, reached
 from support.errors import Refused, array, integer, probability, real
 from support.intervals import Interval, observed, student
 
@@ -61,9 +61,45 @@ class Trial:
         """The mean difference and its Student interval."""
         return student(self.gap(method, other), confidence)
 
+    def about(self, method: str, other: str, margin: float, level: float = 0.05) -> Tested:
+        """Two one-sided tests of |mean difference| ≥ margin: equivalent where the interval lies within the margin. The
+        power is that for methods of equal means, which scatter as these do.
+        """
+        d = self.gap(method, other)
+        return Tested(student(d, 1 - 2 * level), power(len(d), d.std(ddof=1), margin, level))
+
+    def above(self, method: str, other: str, gap: float, level: float = 0.05) -> Tested:
+        """A one-sided test: the mean difference is above a bound where the interval lies above it. The power is that
+        for a mean difference ``gap`` above the bound.
+        """
+        d = self.gap(method, other)
+        return Tested(student(d, 1 - 2 * level), detection(len(d), d.std(ddof=1), gap, level))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The interval of a mean difference that decides a test, and the power of the test."""
+
+    interval: Interval
+    power: float
+
+
+def evidence(tests: Mapping[str, Tested]) -> dict:
+    """What `support.claims.check` takes of several tests by name, all of which a claim needs: measured, interval, and
+    as the power the least of theirs, which that of all together does not exceed.
+
+    >>> evidence({"A": Tested(Interval(0.5, 0.0, 1.0, 0.9, 9, "Student"), 0.8)})
+    {'measured': {'A': 0.5}, 'interval': {'A': (0.0, 1.0)}, 'power': 0.8}
+    """
+    return {
+        "measured": {name: float(test.interval.value) for name, test in tests.items()},
+        "interval": {name: tuple(map(float, test.interval.ends)) for name, test in tests.items()},
+        "power": min(test.power for test in tests.values()),
+    }
+
 
 def points(run: dict) -> float:
-    """Test accuracy of a record at its end, in percent.
+    """Tested accuracy of a record at its end, in percent.
 
     >>> points({"final": {"test_accuracy": 0.75}})
     75.0

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from support.equivalence import holm
+from support.equivalence import holm, power
 from support.errors import Refused
 from support.intervals import student
-from support.trials import Trial, detection, holm_levels, one_sided, points, steps_below
+from support.trials import Trial, detection, evidence, holm_levels, one_sided, points, steps_below
 
 
 def planned(name, methods, seeds, asked, value):
@@ -42,6 +42,17 @@ def test_too_few_seeds_and_unknown_methods_are_refused():
     trial = Trial.of(planned("two", ["SGD"], [1, 2], [1, 2], value), points)
     with pytest.raises(Refused, match="no method 'SDG': it has SGD"):
         trial.gap("SDG", "SGD")
+
+
+def test_evidence_is_the_interval_that_decides_and_the_least_power():
+    trial = Trial((1, 2, 3, 4), {"A": np.array([1.0, 2.0, 3.0, 4.5]), "B": np.array([1.0, 1.5, 3.5, 4.0])})
+    d = trial.gap("A", "B")
+    found = evidence({"about": trial.about("A", "B", 1.0, 0.1), "above": trial.above("A", "B", 0.25, 0.1)})
+    assert found["interval"]["about"] == found["interval"]["above"] == student(d, 0.8).ends
+    p = [stats.ttest_1samp(d, -1.0, alternative="greater").pvalue, stats.ttest_1samp(d, 1.0, alternative="less").pvalue]
+    low, high = found["interval"]["about"]
+    assert (max(p) < 0.1) == (low > -1.0 and high < 1.0)
+    assert found["power"] == min(power(4, d.std(ddof=1), 1.0, 0.1), detection(4, d.std(ddof=1), 0.25, 0.1))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
