@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -28,7 +29,8 @@ PRELOAD = (
 )  # fmt: skip
 VERDICT = "application/vnd.support.claim+json"
 _SILENT = "\n\ndef gif(*_, **__):\n    return b'', b''\n"  # in the place of an animation
-_INVITATION = re.compile(r"^The text speaks of the book's parameters\..*$", re.MULTILINE)
+_LATE = "the time was up"
+_VOLATILE = re.compile(r"The text speaks of the book's parameters.*?boxes\.|0x[0-9a-f]{6,}", re.DOTALL)
 
 
 def page(
@@ -37,7 +39,8 @@ def page(
     mutant: faults.Mutant | None = None,
     size: float | None = None,
     *,
-    until: str | None = None,
+    until: float = float("inf"),
+    limit: float | None = None,
     values: Mapping[str, Any] | None = None,
     against: list[str] | None = None,
     trace: bool = False,
@@ -45,10 +48,11 @@ def page(
 ) -> dict[str, Any]:
     """Run the page ``noise/zoo`` of the tree ``root`` and return ``{claims, errors, seconds, …}``.
 
-    mutant, size: the fault.  until: the id of the last cell to run.  values: parameters in place of the page's.
+    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds after which it ends with what there is.
+    values: parameters in place of the page's.
     trace: return, as ``lines``, for each module the lines that ran, each with the number of the first cell that ran it.
     draw: digest the figures too, and return, as ``shown``, a digest of what each cell shows; with ``against``, the
-    digests of another run, stop at the first cell that shows something else.
+    digests of another run, stop at the first cell that shows something else, and say so in ``differs``.
 
     claims: by id, ``{verdict, shown, cell}``: the verdict, a digest of all that the check shows, and the number of its
     cell.  errors: by the number of the cell.
@@ -76,8 +80,11 @@ def page(
     shell, shown = _shell(draw)
     found: dict[str, Any] = {"claims": {}, "errors": {}}
     tracer = _tracer(root) if trace else None
+    if limit:
+        signal.signal(signal.SIGALRM, _time_up)
+        signal.setitimer(signal.ITIMER_REAL, limit)
     digests = []
-    for number, (key, source) in enumerate(cells.items()):
+    for number, source in enumerate(cells.values()):
         if tracer:
             tracer.switch_context(str(number))
         shown.clear()
@@ -87,15 +94,22 @@ def page(
         if error:
             found["errors"][number] = error
         if draw:
-            digests.append(_digest(_INVITATION.sub("", repr(shown))))
-            if against is not None and (error or digests[-1] != against[number]):
-                break
-        if key == until:
+            digests.append(_digest(_VOLATILE.sub("", repr(shown))))
+            found["differs"] = bool(against and against[number] and digests[-1] != against[number])
+        if number >= until or found.get("differs") or error == _LATE:
             break
     if tracer:
         tracer.stop()
         found["lines"] = _lines(tracer, root)
     return found | {"shown": digests, "seconds": time.perf_counter() - start}
+
+
+class _TimeUp(BaseException):
+    """The page has taken too long, as one may that a fault keeps from coming to an end."""
+
+
+def _time_up(*_):
+    raise _TimeUp
 
 
 def _enter(claims: dict[str, dict], verdict: dict, cell: int) -> None:
@@ -175,11 +189,13 @@ def _run(shell, source: str, shown: list, draw: bool) -> str | None:
                 figure.canvas.draw()
                 shown.append(hashlib.sha256(bytes(figure.canvas.buffer_rgba())).hexdigest())
         plt.close("all")
-    if text.getvalue():
-        shown.append(text.getvalue())
+    if said := _VOLATILE.sub("", text.getvalue()).strip():
+        shown.append(said)
     error = result.error_before_exec or result.error_in_exec
     if isinstance(error, KeyboardInterrupt):  # the time is up
         raise error
+    if isinstance(error, _TimeUp):
+        return _LATE
     return error and f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]
 
 

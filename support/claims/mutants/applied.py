@@ -39,9 +39,7 @@ class Finder(importlib.abc.MetaPathFinder):
         file, source = self.changed[fullname]
         below = [str(file.parent)] if file.name == "__init__.py" else None
         loader = _Loader(fullname, str(file), source)
-        return importlib.util.spec_from_file_location(
-            fullname, file, loader=loader, submodule_search_locations=below
-        )
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=below)
 
 
 def install(root: Path, changed: Mapping[str, tuple[Path, str]], packages: frozenset[str] = frozenset()) -> None:

@@ -97,7 +97,9 @@ class Mutant:
             found = [(count, find, replace) for find, replace in tried if (count := source.count(find))]
         if (count := sum(times for times, _, _ in found)) != 1:
             shown = self.find.splitlines()[0][:60]
-            raise MutantError(f"{self.name}: {shown!r} occurs {count} times in {self.target}: give a piece that occurs once")
+            raise MutantError(
+                f"{self.name}: {shown!r} occurs {count} times in {self.target}: give a piece that occurs once"
+            )
         return found[0][1:]
 
 
@@ -134,7 +136,9 @@ def load(lists: Path = LISTS, root: Path = ROOT) -> list[Mutant]:
     for path in sorted(lists.glob("*.yaml")):
         for mutant in read(path):
             if mutant.name in found:
-                raise MutantError(f"{path.name}, {mutant.name}: a change of this name is there already: name it otherwise")
+                raise MutantError(
+                    f"{path.name}, {mutant.name}: a change of this name is there already: name it otherwise"
+                )
             try:
                 verify(mutant, root)
             except MutantError as error:
