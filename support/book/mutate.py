@@ -22,7 +22,6 @@ from support import files, jobs, page
 from support.book import parameters, trial
 from support.claims.mutants import faults, record
 from support.claims.mutants.faults import Mutant, MutantError
-from support.errors import Refused
 
 TESTS = "tests"
 PARTS = ("pages", "tests", "parameters")
@@ -37,6 +36,7 @@ def run(
     budget: float | None = None,
     lists: Path = faults.LISTS,
     parts: tuple[str, ...] = PARTS,
+    preload: tuple[str, ...] = trial.PRELOAD,
     say: Callable[[str], None] = print,
 ) -> int:
     """Run what the record lacks, and say what the record then shows; returns the command's exit status.
@@ -50,16 +50,18 @@ def run(
     names = [name.removeprefix("notebooks/").removesuffix(".ipynb") for name in pages or known]
     _chosen("page", names, dict.fromkeys(known))
     with files.lock(root / "_build" / "mutants" / "lock"):
-        work = _Work(root, names, chosen, every, workers, budget, say)
+        work = _Work(root, names, chosen, every, workers, budget, preload, say)
         if "pages" in parts:
             work.on_pages()
         if "tests" in parts and not pages:
             work.on_tests()
         if "parameters" in parts and not mutants:
             work.on_parameters()
+    for line in work.failed:
+        say(line)
     if work.lost:
         say(f"{work.lost} were stopped at the end of the budget: the same command goes on from here")
-    return summary(every, root, say)
+    return max(summary(every, root, lists, say), bool(work.failed))
 
 
 def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list:
@@ -72,11 +74,11 @@ def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list:
 class _Work:
     """The runs that are to be made, and their results as they come."""
 
-    def __init__(self, root, names, mutants, every, workers, budget, say):
+    def __init__(self, root, names, mutants, every, workers, budget, preload, say):
         self.root, self.names, self.mutants, self.say = root, names, mutants, say
         self.known = {mutant.name for mutant in every}
-        self.workers, self.until = workers, None if budget is None else time.time() + budget
-        self.start, self.lost = time.time(), 0
+        self.workers, self.preload, self.until = workers, preload, None if budget is None else time.time() + budget
+        self.start, self.lost, self.failed = time.time(), 0, []
         self.reach: dict[str, dict] = {}
         self.records: dict[str, dict] = {}
 
@@ -98,7 +100,7 @@ class _Work:
 
         if not calls:
             return
-        options = {"workers": self.workers, "until": self.until, "preload": trial.PRELOAD}
+        options = {"workers": self.workers, "until": self.until, "preload": self.preload}
         for done in jobs.run(function, next_calls(), **options):
             running -= 1
             if isinstance(done.error, jobs.TimeUp):
@@ -132,7 +134,7 @@ class _Work:
 
     def _reach(self, name: str) -> tuple[Path, str]:
         """Where it is kept which lines a page runs, and the digest of all that this depends on."""
-        modules = sorted((self.root / "support").rglob("*.py"))
+        modules = sorted([*self.root.glob("*.py"), *(self.root / "support").rglob("*.py")])
         code = [record.code_digest(path) for path in modules]
         return self.root / "_build" / "mutants" / f"{name.replace('/', '.')}.json", record.digest(
             [record.page_digest(name, (), self.root), code]
@@ -141,7 +143,8 @@ class _Work:
     def _as_it_is(self, name: str, result: dict | None, seconds: float, calls: deque) -> str:
         if result is None or result["errors"] or not result["claims"]:
             what = "its process died" if result is None else next(iter(result["errors"].values()), "it checks nothing")
-            raise Refused(f"{name} fails without any fault ({what}): mend the page first")
+            self.failed.append(f"{name} fails without any fault ({what}): mend the page first")
+            return self.failed[-1]
         verdicts = {claim: found["verdict"] for claim, found in result["claims"].items()}
         digest = record.page_digest(name, verdicts, self.root)
         if self.records[name].get("digest") != digest or self.records[name].get("claims") != verdicts:
@@ -187,7 +190,7 @@ class _Work:
         own, before = self.records[name], self.reach[name]["claims"]
         states = {"changed": {}, "moved": [], "stopped": []}
         after = {} if result is None else result["claims"]
-        for claim, was in before.items():
+        for claim, was in sorted(before.items()):
             now = after.get(claim)
             if now is None:
                 states["stopped"].append(claim)
@@ -270,7 +273,11 @@ class _Work:
                 return None
             # what differs between two equal runs, such as a time, is no witness
             plain[name] = [a if a == b else None for a, b in zip(plain[name], result["shown"], strict=True)]
-            following.extend(filter(None, (self._next_value(name, key, todo, plain) for key in todo[name])))
+            for key in todo[name]:
+                if more := self._next_value(name, key, todo, plain):
+                    following.append(more)
+                else:
+                    self.records[name]["parameters"]["witness"][key] = None
             return f"{name}: {len(todo[name])} parameters to change"
 
         def changed(call, result, seconds):
@@ -349,7 +356,7 @@ def others(notebook: Path, name: str, defaults: dict[str, Any]) -> list:
         case int():
             found += [own + 1, own - 1, 2 * own, own // 2]
         case float():
-            found += [1.1 * own, 0.9 * own, 2 * own, own / 2]
+            found += [1.1 * own, 0.9 * own, 2 * own, own / 2, own + 0.1, own + 1]
         case list() if len(own) > 1:
             found += [own[:-1], own[1:]]
     kept: list = []
@@ -366,13 +373,18 @@ def others(notebook: Path, name: str, defaults: dict[str, Any]) -> list:
 # --- what the record shows --------------------------------------------------------------------------------------------
 
 
-def summary(mutants: list[Mutant], root: Path = faults.ROOT, say: Callable[[str], None] = print) -> int:
+def summary(
+    mutants: list[Mutant],
+    root: Path = faults.ROOT,
+    lists: Path = faults.LISTS,
+    say: Callable[[str], None] = print,
+) -> int:
     """Say what the record shows; 1 if a harmless change changed a verdict, a fault is run by no page, or a parameter
     changes nothing.
     """
     known = {mutant.name: mutant for mutant in mutants}
     found = [outcome for outcome in record.outcomes(root) if outcome.mutant in known]
-    noticed = record.noticed(mutants, root)
+    noticed = record.noticed(root, lists)
     tests = record.read(TESTS, root)
     pages = {name: record.read(name, root) for name in record.pages(root)}
     changed = {outcome.mutant for outcome in found if outcome.state == "changed"}

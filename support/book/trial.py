@@ -1,8 +1,8 @@
 """A page under a deliberate fault: its cells run in this process, and what its checks then say is returned.
 
-`page` and `tests` are jobs (`support.jobs`): each has a process of its own, forked from one that has imported what pages
-need, and nothing of the package. No kernel is started and no figure is drawn, unless it is asked for; a cell that fails
-is noted, a verdict that contradicts the ledger is none of our business, and the page goes on.
+`page` and `tests` are jobs (`support.jobs`): each has a process of its own, forked from one that has imported what
+pages need, and nothing of the package. No kernel is started and no figure is drawn, unless it is asked for; a cell that
+fails is noted, a verdict that contradicts the ledger is none of our business, and the page goes on.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def page(
 ) -> dict[str, Any]:
     """Run the page ``noise/zoo`` of the tree ``root`` and return ``{claims, errors, seconds, …}``.
 
-    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds after which it ends with what there is.
-    values: parameters in place of the page's.
+    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds after which it ends with what
+    there is.  values: parameters in place of the page's.
     trace: return, as ``lines``, for each module the lines that ran, each with the number of the first cell that ran it.
     draw: digest the figures too, and return, as ``shown``, a digest of what each cell shows; with ``against``, the
     digests of another run, stop at the first cell that shows something else, and say so in ``differs``.
@@ -225,8 +225,9 @@ def tests(root: Path, mutant: faults.Mutant, size: float | None, files: list[str
     file = mutant.file(root)
     applied.install(root, {mutant.target: (file, mutant.changed(file.read_text(encoding="utf-8"), size))})
     os.chdir(root)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what they measure and draw takes seconds to import
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files])
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
     return {pytest.ExitCode.OK: False, pytest.ExitCode.TESTS_FAILED: True}.get(status)

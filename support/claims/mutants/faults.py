@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import support
@@ -126,29 +125,31 @@ def read(path: Path) -> list[Mutant]:
     return found
 
 
+def entries(lists: Path = LISTS) -> dict[str, Mutant]:
+    """The changes of all lists by name, as they are written. Raises MutantError for a name given twice."""
+    found: dict[str, Mutant] = {}
+    for path in sorted(lists.glob("*.yaml")):
+        for mutant in read(path):
+            if mutant.name in found:
+                raise MutantError(f"{path.name}, {mutant.name}: a change of this name is there already: name it anew")
+            found[mutant.name] = mutant
+    return dict(sorted(found.items()))
+
+
 def load(lists: Path = LISTS, root: Path = ROOT) -> list[Mutant]:
     """The changes of all lists, verified, in the order of their names.
 
     Raises MutantError for a name given twice, an unknown kind or target, a piece that does not occur exactly once, and
     a replacement that is the same code, or none.
     """
-    found: dict[str, Mutant] = {}
-    for path in sorted(lists.glob("*.yaml")):
-        for mutant in read(path):
-            if mutant.name in found:
-                raise MutantError(
-                    f"{path.name}, {mutant.name}: a change of this name is there already: name it otherwise"
-                )
-            try:
-                verify(mutant, root)
-            except MutantError as error:
-                raise MutantError(f"{path.name}, {error}") from None
-            found[mutant.name] = mutant
-    return [found[name] for name in sorted(found)]
+    found = list(entries(lists).values())
+    for mutant in found:
+        verify(mutant, root)
+    return found
 
 
 def verify(mutant: Mutant, root: Path = ROOT) -> None:
-    """Refuse a change that cannot be made, in one line."""
+    """Refuse a change that cannot be made, in one line. Raises MutantError."""
 
     def refuse(message):
         raise MutantError(f"{mutant.name}: {message}")

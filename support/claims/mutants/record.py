@@ -1,9 +1,9 @@
 """What the verdicts made of every fault: the record, one JSON file a page, and what follows from it.
 
-``notebooks/records/mutants/noise.zoo.json`` holds for each change what became of the page's verdicts under it: *changed*
-to another verdict; *moved*, where the check showed other numbers and the same verdict; *stopped*, where the page did
-not come to the check. All others stayed as they were. A run belongs to the change's definition, the code of the module
-that it changes, and the page's cells: a digest of each says whether it still does. ``tests.json`` says the same of the
+``notebooks/records/mutants/noise.zoo.json`` holds for each change what became of the page's verdicts under it:
+*changed* to another verdict; *moved*, where the check showed other numbers and the same verdict; *stopped*, where the
+page did not come to the check. All others stayed as they were. A run belongs to the change's definition, the code of
+the module that it changes, and the page's cells: digests say whether it still does. ``tests.json`` says the same of the
 tests that mirror the changed module.
 """
 
@@ -188,12 +188,12 @@ def checked(root: Path = faults.ROOT) -> list[str]:
     return [claim for claim in ledger.load() if claim in known]
 
 
-def noticed(mutants: Iterable[Mutant], root: Path = faults.ROOT) -> dict[str, Noticed]:
-    """What the faults made of each checked claim; harmless changes are no faults.
+def noticed(root: Path = faults.ROOT, lists: Path = faults.LISTS) -> dict[str, Noticed]:
+    """What the faults of today's lists made of each checked claim; harmless changes are no faults.
 
     A fault that comes in three sizes counts once: it changed the verdict if one of its sizes did.
     """
-    known = {mutant.name for mutant in mutants if not mutant.harmless}
+    known = {name for name, mutant in faults.entries(lists).items() if not mutant.harmless}
     found = {claim: ({}, {}) for claim in checked(root)}
     for outcome in outcomes(root):
         if outcome.mutant in known and outcome.state != "stopped" and outcome.claim in found:
