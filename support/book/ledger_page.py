@@ -50,7 +50,8 @@ class Ledger(SphinxDirective):
             _LOG.warning(problem, location=self.get_location(), type="ledger")
         for path in sorted(record.folder(Path(self.env.srcdir)).glob("*.json")):
             self.env.note_dependency(str(path))
-        self.noticed = record.noticed(Path(self.env.srcdir))
+        root = Path(self.env.srcdir)
+        self.noticed = record.noticed(record.outcomes(root), record.checked(root))
         sections = [self._paper(paper, title, claims, found) for paper, (title, claims) in ledger.papers().items()]
         return [self._summary(found), *sections]
 

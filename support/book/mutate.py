@@ -61,7 +61,7 @@ def run(
         say(line)
     if work.lost:
         say(f"{work.lost} were stopped at the end of the budget: the same command goes on from here")
-    return max(summary(every, root, lists, say), bool(work.failed))
+    return max(summary(every, root, say), bool(work.failed))
 
 
 def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list:
@@ -165,10 +165,10 @@ class _Work:
         for mutant in record.missing(name, self.records[name], self.mutants, self.root):
             first = self._first_cell(name, mutant)
             reached = any(claim["cell"] >= first for claim in self.reach[name]["claims"].values())
-            runs[mutant.name] = {"digest": record.mutant_digest(mutant, self.root), "reached": reached, "sizes": {}}
             if reached:
-                del runs[mutant.name]
                 found.append(self._call(name, mutant, mutant.sizes[-1]))
+            else:
+                runs[mutant.name] = record.entry(mutant, self.root) | {"reached": False}
         record.write(name, self.records[name], self.root)
         return found
 
@@ -200,7 +200,7 @@ class _Work:
                 states["moved"].append(claim)
         digest = record.mutant_digest(mutant, self.root)
         if own["runs"].get(mutant.name, {}).get("digest") != digest:
-            own["runs"][mutant.name] = {"digest": digest, "reached": True, "sizes": {}}
+            own["runs"][mutant.name] = record.entry(mutant, self.root)
         sizes = own["runs"][mutant.name]["sizes"]
         sizes[record.size_name(size)] = states
         if (smaller := _smaller(mutant, sizes)) is not None:
@@ -373,18 +373,13 @@ def others(notebook: Path, name: str, defaults: dict[str, Any]) -> list:
 # --- what the record shows --------------------------------------------------------------------------------------------
 
 
-def summary(
-    mutants: list[Mutant],
-    root: Path = faults.ROOT,
-    lists: Path = faults.LISTS,
-    say: Callable[[str], None] = print,
-) -> int:
+def summary(mutants: list[Mutant], root: Path = faults.ROOT, say: Callable[[str], None] = print) -> int:
     """Say what the record shows; 1 if a harmless change changed a verdict, a fault is run by no page, or a parameter
     changes nothing.
     """
     known = {mutant.name: mutant for mutant in mutants}
     found = [outcome for outcome in record.outcomes(root) if outcome.mutant in known]
-    noticed = record.noticed(root, lists)
+    noticed = record.noticed(found, record.checked(root))
     tests = record.read(TESTS, root)
     pages = {name: record.read(name, root) for name in record.pages(root)}
     changed = {outcome.mutant for outcome in found if outcome.state == "changed"}

@@ -78,7 +78,7 @@ def test_a_fault_is_noticed_and_its_smallest_size_is_known(tree):
     assert found["1.02"] == {"changed": {}, "moved": ["wu.prop1.with", "wu.sec2.unbiased"], "stopped": []}
     assert found["1.1"]["changed"] == {"wu.sec2.unbiased": "refuted"}
     assert sizes(root, "typed")["whole"]["changed"] == {"wu.sec2.unbiased": "refuted"}
-    noticed = record.noticed(root, root / "lists")
+    noticed = record.noticed(record.outcomes(root), record.checked(root))
     assert noticed["wu.sec2.unbiased"] == record.Noticed(reached=3, changed=3, smallest=1.1)
     assert noticed["wu.prop1.with"] == record.Noticed(reached=2, changed=0, smallest=None)
 
@@ -91,7 +91,7 @@ def test_a_stopped_page_does_not_count(tree):
     run(root, mutants=["quarter"])
     found = sizes(root, "quarter")["whole"]  # here the page divides by zero before its second check
     assert found["changed"] == {"wu.sec2.unbiased": "refuted"} and found["stopped"] == ["wu.prop1.with"]
-    assert record.noticed(root, root / "lists")["wu.prop1.with"].reached == 2  # as before
+    assert record.noticed(record.outcomes(root), ["wu.prop1.with"])["wu.prop1.with"].reached == 2  # as before
     write_changes(root, CHANGES)
 
 
@@ -165,7 +165,7 @@ def test_a_harmless_change_that_changes_a_verdict_is_named(tree):
 def test_what_cannot_be_a_fault_is_refused_in_one_line(tree, given, says):
     root, *_ = tree
     write_changes(root, [CHANGES[0], CHANGES[1] | given])
-    with pytest.raises(MutantError, match="(?s)^[^\n]+$") as refused:
+    with pytest.raises(MutantError, match=r"(?s)^[^\n]+$") as refused:
         faults.load(root / "lists", root)
     assert str(refused.value).startswith(says)
     write_changes(root, CHANGES)
@@ -174,7 +174,7 @@ def test_what_cannot_be_a_fault_is_refused_in_one_line(tree, given, says):
 def test_unknown_names_are_refused(tree):
     root, *_ = tree
     for options in ({"pages": ["part/none"]}, {"mutants": ["none"]}):
-        with pytest.raises(MutantError, match="'(part/)?none': there are"):
+        with pytest.raises(MutantError, match=r"'(part/)?none': there are"):
             run(root, **options)
 
 

@@ -61,6 +61,12 @@ def mutant_digest(mutant: Mutant, root: Path = faults.ROOT) -> str:
     return digest([mutant.target, mutant.find, mutant.replace, code])
 
 
+def entry(mutant: Mutant, root: Path = faults.ROOT) -> dict[str, Any]:
+    """What a page's record says of a change that it reaches, before the first run."""
+    about = {"kind": mutant.kind, "target": mutant.target, "digest": mutant_digest(mutant, root)}
+    return about | {"reached": True, "sizes": {}}
+
+
 def page_digest(name: str, claims: Iterable[str], root: Path = faults.ROOT) -> str:
     """A digest of a page's code cells, and of what of their ledger entries decides a verdict."""
     notebook = json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
@@ -125,6 +131,8 @@ def problems(mutants: list[Mutant], root: Path = faults.ROOT) -> Iterator[str]:
         if not (record := fresh(name, root)):
             why = "its cells have changed since" if read(name, root) else "there is none"
             yield f"{name}: no record of faults belongs to it ({why}): {again}"
+        elif gone := sorted(set(record["runs"]) - {mutant.name for mutant in mutants}):
+            yield f"{name}: the record has {', '.join(gone[:5])}, which are no longer there: {again}"
         elif lacking := missing(name, record, mutants, root):
             yield f"{name}: not yet run under {faults.names(lacking[:5])}{' …' * (len(lacking) > 5)}: {again}"
 
@@ -137,6 +145,8 @@ class Outcome:
     """What a change of a given size made of a claim's verdict: ``changed`` (to `verdict`), ``moved`` or ``stopped``."""
 
     mutant: str
+    kind: str
+    target: str
     size: str
     page: str
     claim: str
@@ -175,7 +185,7 @@ def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
         record = json.loads(path.read_text(encoding="utf-8"))
         for mutant, run in record["runs"].items():
             for size, states in run["sizes"].items():
-                at = mutant, size, record["page"]
+                at = mutant, run["kind"], run["target"], size, record["page"]
                 found += [Outcome(*at, claim, "changed", verdict) for claim, verdict in states["changed"].items()]
                 found += [Outcome(*at, claim, state) for state in ("moved", "stopped") for claim in states[state]]
     return found
@@ -188,24 +198,21 @@ def checked(root: Path = faults.ROOT) -> list[str]:
     return [claim for claim in ledger.load() if claim in known]
 
 
-def noticed(root: Path = faults.ROOT, lists: Path = faults.LISTS) -> dict[str, Noticed]:
-    """What the faults of today's lists made of each checked claim; harmless changes are no faults.
+def noticed(found: Iterable[Outcome], claims: Iterable[str]) -> dict[str, Noticed]:
+    """What the faults made of each claim; harmless changes are no faults.
 
     A fault that comes in three sizes counts once: it changed the verdict if one of its sizes did.
     """
-    known = {name for name, mutant in faults.entries(lists).items() if not mutant.harmless}
-    found = {claim: ({}, {}) for claim in checked(root)}
-    for outcome in outcomes(root):
-        if outcome.mutant in known and outcome.state != "stopped" and outcome.claim in found:
-            reached, changed = found[outcome.claim]
-            reached[outcome.mutant] = True
-            if outcome.state == "changed":
-                changed.setdefault(outcome.mutant, []).append(outcome.size)
+    reached: dict[str, dict[str, list[str]]] = {claim: {} for claim in claims}
+    for outcome in found:
+        if outcome.kind != faults.HARMLESS and outcome.state != "stopped" and outcome.claim in reached:
+            sizes = reached[outcome.claim].setdefault(outcome.mutant, [])
+            sizes += [outcome.size] if outcome.state == "changed" else []
     return {
         claim: Noticed(
-            len(reached),
-            len(changed),
-            min((float(size) for sizes in changed.values() for size in sizes if size != WHOLE), default=None),
+            len(own),
+            sum(map(bool, own.values())),
+            min((float(size) for sizes in own.values() for size in sizes if size != WHOLE), default=None),
         )
-        for claim, (reached, changed) in found.items()
+        for claim, own in reached.items()
     }
