@@ -71,6 +71,7 @@ def test_a_one_sided_test_is_scipys_and_its_power_that_of_drawn_trials():
     rate = np.mean(t > stats.t.isf(0.05, 8))
     assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(rate, abs=0.01)
     assert detection(9, sigma=1.5, gap=0.0) == pytest.approx(0.05)
+    assert detection(9, sigma=0.0, gap=0.5) == 1.0
 
 
 def test_the_steps_to_a_loss_count_the_last_time_that_it_was_reached():
