@@ -70,6 +70,9 @@ def test_a_one_sided_test_is_scipys_and_its_power_that_of_drawn_trials():
     t = (drawn.mean(1) - 0.2) / (drawn.std(1, ddof=1) / 3)
     rate = np.mean(t > stats.t.isf(0.05, 8))
     assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(rate, abs=0.01)
+    shares = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, 8) / 8)  # of σ, that σ̂ is
+    exact = stats.norm.sf(stats.t.isf(0.05, 8) * shares - 0.5 * 3 / 1.5).mean()
+    assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(exact, abs=1e-4)
     assert detection(9, sigma=1.5, gap=0.0) == pytest.approx(0.05)
     assert detection(9, sigma=0.0, gap=0.5) == 1.0
 
