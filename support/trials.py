@@ -170,4 +170,5 @@ def detection(count: int, sigma: float, gap: float, level: float = 0.05) -> floa
 
     count, sigma = integer("count", count, low=2), max(real("sigma", sigma, 0), _NONE)
     edge = stats.t.isf(probability("level", level), count - 1)
-    return float(stats.nct.sf(edge, count - 1, real("gap", gap) * math.sqrt(count) / sigma))
+    away = min(real("gap", gap) * math.sqrt(count) / sigma, 1e3)  # beyond it scipy gives nan, and the power is 1
+    return float(stats.nct.sf(edge, count - 1, away))

@@ -74,7 +74,7 @@ def test_a_one_sided_test_is_scipys_and_its_power_that_of_drawn_trials():
     exact = stats.norm.sf(stats.t.isf(0.05, 8) * shares - 0.5 * 3 / 1.5).mean()
     assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(exact, abs=1e-4)
     assert detection(9, sigma=1.5, gap=0.0) == pytest.approx(0.05)
-    assert detection(9, sigma=0.0, gap=0.5) == 1.0
+    assert detection(9, sigma=0.0, gap=0.5) == detection(5, sigma=0.0, gap=3.0, level=0.004) == 1.0
 
 
 def test_the_steps_to_a_loss_count_the_last_time_that_it_was_reached():
