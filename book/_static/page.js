@@ -1,6 +1,6 @@
 // What scrolls sideways inside itself can be reached by keyboard, and shows where it goes on.
 document.addEventListener("DOMContentLoaded", () => {
-  const wide = ".ledger-table, .claim-numbers, .pst-scrollable-table-container, .cell_input pre, div.math, mjx-container[display], mjx-container.long";
+  const wide = ".noise-zoo .scroll, .ledger-table, .claim-numbers, .pst-scrollable-table-container, .cell_input pre, div.math, mjx-container[display], mjx-container.long";
   const goesOn = (box) => box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
   const look = () => {
     // a formula in a line that is longer than the line
