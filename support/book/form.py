@@ -4,9 +4,9 @@ A page is in the form once its notebook's metadata say which kind it is,
 
     "form": {"kind": "lesson", "reasons": {"verdicts": "the proof has nine links, and each is short"}}
 
-with kind "lesson" or "line by line" (a section of a paper, to look things up in; without limits on verdicts and
-height). Where it goes beyond a limit it has a reason under that limit's name. Everything is read from the notebook; the
-height needs the built book and Chromium.
+with kind "lesson" or "line by line" (a section of a paper, to look things up in; without limits on verdicts, height
+and rows of tables). Where it goes beyond a limit it has a reason under that limit's name. Everything is read from the
+notebook; the height needs the built book and Chromium.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMITS = {
     "no alt": (0, "figures without alternative text: say in metadata.mystnb.image.alt what they show"),
     "long tables": (0, "tables of more than eight rows: draw a figure instead"),
 }
-KINDS = {"lesson": set(LIMITS), "line by line": set(LIMITS) - {"verdicts", "height"}}
+KINDS = {"lesson": set(LIMITS), "line by line": set(LIMITS) - {"verdicts", "height", "long tables"}}
 _OPEN_LINES, _TABLE_ROWS, _ALT = 10, 8, 20
 _FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 _FENCE = re.compile(r"^ *(`{3,}|~{3,}|:{3,})(.*)\n((?:.*\n)*?) *\1[ ]*$", re.MULTILINE)
@@ -191,9 +191,12 @@ def chromium() -> str | None:
 
 
 def heights(book: Book, pages: Iterable[str]) -> dict[str, int]:
-    """How high the built pages are in a window of 1,300 pixels, folded; none without a book, Chromium or playwright."""
+    """How high the built pages are in a window of 1,300 pixels, folded; none without Chromium or playwright, and none
+    of a page that was changed since.
+    """
     built = {page: book.build / "html" / "notebooks" / f"{page}.html" for page in pages}
-    built = {page: path for page, path in built.items() if path.is_file()}
+    there = {page: path for page, path in built.items() if path.is_file()}
+    built = {page: path for page, path in there.items() if path.stat().st_mtime > book.pages()[page].stat().st_mtime}
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
