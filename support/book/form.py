@@ -32,6 +32,7 @@ LIMITS = {
     "open": (33, "percent of what a reader sees is code: fold what they would not type"),
     "long cells": (0, "open cells of more than ten lines: fold or split them"),
     "no alt": (0, "figures without alternative text: say in metadata.mystnb.image.alt what they show"),
+    "small type": (0, "figures with type of less than nine points: give fontsize=9 or more, or leave words out"),
     "long tables": (0, "tables of more than eight rows: draw a figure instead"),
 }
 KINDS = {"lesson": set(LIMITS), "line by line": set(LIMITS) - {"verdicts", "height", "long tables"}}
@@ -39,6 +40,7 @@ _OPEN_LINES, _TABLE_ROWS, _ALT = 10, 8, 20
 _FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 _FENCE = re.compile(r"^ *(`{3,}|~{3,}|:{3,})(.*)\n((?:.*\n)*?) *\1[ ]*$", re.MULTILINE)
 _BARE = re.compile(r"!\[(.{0,19})\]\(|```\{(?:figure|image)\}(?!(?:.*\n)*? *:alt: .{20})", re.MULTILINE)
+_SMALL = re.compile(r"(?:font|label)size=[0-8](?:\.\d+)?\b(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def form(notebook: Path, height: int | None = None) -> Form:
         "open": round(100 * typed / max(typed + sum(len(word) + 1 for word in prose), 1)),
         "long cells": sum(len(_lines(cell)) > _OPEN_LINES for cell in seen),
         "no alt": sum(not _described(cell) for cell in drawn) + len(_BARE.findall(text)),
+        "small type": sum(bool(_SMALL.search(cell.source)) for cell in code),
         "long tables": sum(rows > _TABLE_ROWS for rows in (*_markdown_tables(text), *_shown_tables(code))),
     }
     if height is None:
