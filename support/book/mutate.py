@@ -116,7 +116,10 @@ class _Work:
         """Run each page as it is where something of it is missing, and then under the faults that it lacks."""
         unmade, calls = deque(), deque()
         for name in self.names:
-            self.records[name] = record.fresh(name, self.root)
+            own = self.records[name] = record.fresh(name, self.root)
+            if gone := set(own.get("runs", ())) - self.known:
+                own["runs"] = {key: run for key, run in own["runs"].items() if key not in gone}
+                record.write(name, own, self.root)
             if self.records[name] and not record.missing(name, self.records[name], self.mutants, self.root):
                 continue
             path, key = self._reach(name)
@@ -160,8 +163,6 @@ class _Work:
     def _page_calls(self, name: str) -> list[tuple]:
         """The first run of each fault that a page lacks; those that it does not reach are recorded at once."""
         found, runs = [], self.records[name]["runs"]
-        for gone in set(runs) - self.known:
-            del runs[gone]
         for mutant in record.missing(name, self.records[name], self.mutants, self.root):
             first = self._first_cell(name, mutant)
             reached = any(claim["cell"] >= first for claim in self.reach[name]["claims"].values())
