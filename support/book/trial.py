@@ -104,6 +104,11 @@ def page(
     return found | {"shown": digests, "seconds": time.perf_counter() - start}
 
 
+def job(root: Path, name: str, mutant: faults.Mutant | None, size: float | None, options: dict) -> dict[str, Any]:
+    """`page`, as `support.jobs` calls it."""
+    return page(root, name, mutant, size, **options)
+
+
 class _TimeUp(BaseException):
     """The page has taken too long, as one may that a fault keeps from coming to an end."""
 

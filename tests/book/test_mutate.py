@@ -135,8 +135,8 @@ def test_nothing_is_run_twice_and_what_has_changed_is_run_again(tree):
     assert [line.partition(":")[0] for line in record.problems(mutants, root)] == ["part/page"]
     assert "its cells have changed since" in next(record.problems(mutants, root))
     page.write_text(written, encoding="utf-8")
-    other = faults.Mutant(**CHANGES[1] | {"replace": "0.6 * total / len(numbers)"})
-    assert next(record.problems([other], root)).startswith("part/page: not yet run under half: run `python -m support")
+    others = [faults.Mutant(**CHANGES[1] | {"replace": "0.6 * total / len(numbers)"}), *mutants]
+    assert next(record.problems(others, root)).startswith("part/page: not yet run under half: run `python -m support")
 
 
 def test_a_harmless_change_that_changes_a_verdict_is_named(tree):

@@ -23,6 +23,7 @@ from support.claims import ledger
 from support.claims.mutants import faults
 from support.claims.mutants.faults import Mutant
 
+TESTS = "tests"  # the record that is no page's
 WHOLE = "whole"  # the size of a change that has none, in a record
 
 
