@@ -192,3 +192,15 @@ def test_a_module_is_changed_for_everybody(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert found.stdout == "2\n"
+
+
+def test_every_fault_can_be_made():
+    kinds = [mutant.kind for mutant in faults.load()]
+    assert len(kinds) - kinds.count(faults.HARMLESS) >= 60 and kinds.count(faults.HARMLESS) >= 20
+
+
+def test_the_record_belongs_to_todays_checks():
+    """Else run `make mutants`, or what the lines say."""
+    if not record.folder().is_dir():
+        pytest.skip("there is no record of faults yet: run `make mutants`")
+    assert list(record.problems(faults.load())) == []

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import support
@@ -189,6 +190,7 @@ def code_cells(notebook: dict) -> dict[str, str]:
     return {key: "".join(cell["source"]) for key, cell in cells.items() if cell["cell_type"] == "code"}
 
 
+@cache
 def _parsed(source: str) -> str:
     """The syntax tree of a source as text; a magic command of a page counts as a comment."""
     return ast.dump(ast.parse(re.sub(r"^(?=[%!])", "#", source, flags=re.MULTILINE)))
