@@ -44,9 +44,10 @@ def run(
     pages, mutants: only these, by name.  budget: seconds after which nothing new begins, and what runs is stopped.
     parts: what to run: faults on pages, faults on tests, the pages' parameters.
     """
+    if not (known := record.pages(root)):
+        raise MutantError(f"no page below {root / 'notebooks'} has a check: run this in the root of the book")
     every = faults.load(lists, root)
     chosen = _chosen("fault", mutants, {mutant.name: mutant for mutant in every})
-    known = record.pages(root)
     names = [name.removeprefix("notebooks/").removesuffix(".ipynb") for name in pages or known]
     _chosen("page", names, dict.fromkeys(known))
     with files.lock(root / "_build" / "mutants" / "lock"):

@@ -179,6 +179,15 @@ def test_unknown_names_are_refused(tree):
             run(root, **options)
 
 
+def test_a_tree_without_pages_and_a_damaged_record_are_refused(tmp_path):
+    with pytest.raises(MutantError, match="has a check: run this in the root of the book"):
+        mutate.run(tmp_path)
+    record.folder(tmp_path).mkdir(parents=True)
+    (record.folder(tmp_path) / "part.page.json").write_text('{"page": "part/page"}')
+    with pytest.raises(MutantError, match=r"part\.page\.json is damaged: remove it"):
+        record.outcomes(tmp_path)
+
+
 def test_a_module_is_changed_for_everybody(tmp_path):
     """Names that other modules have imported from it too."""
     (tmp_path / "low.py").write_text("def f():\n    return 1\n")
