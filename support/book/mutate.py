@@ -176,7 +176,7 @@ class Work:
 
     def _call(self, name: str, mutant: Mutant, size: float | None) -> tuple:
         seen = self.reach[name]
-        options = {"until": max(claim["cell"] for claim in seen["claims"].values()), "limit": 4 * seen["seconds"] + 60}
+        options = {"until": max(claim["cell"] for claim in seen["claims"].values()), "limit": 2 * seen["seconds"] + 20}
         return self.root, name, mutant, size, options
 
     def _first_cell(self, name: str, mutant: Mutant) -> float:

@@ -48,8 +48,8 @@ def page(
 ) -> dict[str, Any]:
     """Run the page ``noise/zoo`` of the tree ``root`` and return ``{claims, errors, seconds, …}``.
 
-    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds after which it ends with what
-    there is.  values: parameters in place of the page's.
+    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds of the processor after which it
+    ends with what there is.  values: parameters in place of the page's.
     trace: return, as ``lines``, for each module the lines that ran, each with the number of the first cell that ran it.
     draw: digest the figures too, and return, as ``shown``, a digest of what each cell shows; with ``against``, the
     digests of another run, stop at the first cell that shows something else, and say so in ``differs``.
@@ -57,7 +57,7 @@ def page(
     claims: by id, ``{verdict, shown, cell}``: the verdict, a digest of all that the check shows, and the number of its
     cell.  errors: by the number of the cell.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     cells, changed = _sources(root, name, mutant, size, values)
     if not draw:
         file = root / "support" / "animation.py"
@@ -71,8 +71,8 @@ def page(
     found: dict[str, Any] = {"claims": {}, "errors": {}}
     tracer = _tracer(root) if trace else None
     if limit:
-        signal.signal(signal.SIGALRM, _time_up)
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        signal.signal(signal.SIGPROF, _time_up)
+        signal.setitimer(signal.ITIMER_PROF, limit)
     digests = []
     for number, source in enumerate(cells.values()):
         if tracer:
@@ -91,7 +91,7 @@ def page(
     if tracer:
         tracer.stop()
         found["lines"] = _lines(tracer, root)
-    return found | {"shown": digests, "seconds": time.perf_counter() - start}
+    return found | {"shown": digests, "seconds": time.process_time() - start}
 
 
 def _sources(root: Path, name: str, mutant, size, values) -> tuple[dict[str, str], dict[str, tuple[Path, str]]]:
