@@ -153,6 +153,7 @@ def test_a_harmless_change_that_changes_a_verdict_is_named(tree):
         ({"target": "toys"}, "half: target 'toys' is unknown"),
         ({"target": "part/none"}, "half: target 'part/none' is unknown"),
         ({"find": "total"}, "half: 'total' occurs 2 times in toy"),
+        ({"find": ""}, "half: '' occurs"),
         ({"find": "sum of all"}, "half: 'sum of all' occurs 0 times in toy"),
         ({"replace": "(total / len(numbers))"}, "half: its replacement is the same code"),
         ({"replace": "total / / 2"}, "half: with its replacement toy is no Python"),
