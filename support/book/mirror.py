@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 
 from support.book import trial
@@ -51,7 +50,7 @@ def run(root: Path, mutants: list[Mutant], work) -> None:
 
 def tests_of(mutant: Mutant, root: Path = faults.ROOT) -> list[str]:
     """The tests that mirror the module that a fault changes: the file of its name; else the files in the same place
-    that name it, or all; else those of the modules that import it.
+    that name it, or all; else those in the places of the modules that import it.
 
     >>> tests_of(faults.Mutant("a", "support.risk", "sign", "", "", ""))
     ['tests/test_risk.py']
@@ -66,8 +65,9 @@ def tests_of(mutant: Mutant, root: Path = faults.ROOT) -> list[str]:
     if found:
         return [path.relative_to(root).as_posix() for path in found]
     users = [
-        ".".join(path.relative_to(root).with_suffix("").parts)
+        path
         for path in sorted((root / "support").rglob("*.py"))
-        if f"from {mutant.target} import" in path.read_text(encoding="utf-8")
+        if f"from {mutant.target} import" in path.read_text("utf-8")
     ]
-    return sorted({file for name in users for file in tests_of(replace(mutant, target=name), root)})
+    places = {root / "tests" / path.parent.relative_to(root / "support") for path in users}
+    return sorted(path.relative_to(root).as_posix() for place in places for path in place.glob("test_*.py"))
