@@ -54,7 +54,7 @@ HESSIAN, COVARIANCE = Hessian(RISK), GradientMatrix(RISK).covariance(LAW)
 DRAWN = {"probes": 3, "generator": torch.Generator().manual_seed(1)}
 ALIGNED = {"hessian": HESSIAN, "covariance": COVARIANCE}
 TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
-CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "printed": np.ones(1)}
+CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "here": np.ones(1)}
 
 
 def first(theta, weights):

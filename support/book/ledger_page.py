@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 from support.book import verdicts
 from support.book.verdicts import Evidence
 from support.claims import ledger
-from support.claims.box import HEADINGS, anchor, css_class
+from support.claims.box import HEADINGS, anchor, css_class, notes
 
 _THEBE = ("init_thebe_core", "update_thebe_context")
 _LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Ledger(SphinxDirective):
         papers = ledger.papers()
         counts = {paper: verdicts.counts(claims, found) for paper, (_, claims) in papers.items()}
         rows = [["verdict", *(_short(title) for title, _ in papers.values()), "all"]]
-        for verdict in (*ledger.VERDICTS, verdicts.NO_CHECK):
+        for verdict in (*ledger.VERDICTS, verdicts.LEFT_OPEN, verdicts.NO_CHECK):
             numbers = [count[verdict] for count in counts.values()]
             rows.append([verdict, *map(str, numbers), str(sum(numbers))])
         totals = [sum(count.values()) for count in counts.values()]
@@ -78,11 +78,9 @@ class Ledger(SphinxDirective):
         for text, style in ((verdict, "claim-verdict"), (claim.id, "claim-id"), (claim.where, "claim-where")):
             head += [nodes.inline(text, text, classes=[style]), nodes.Text(" ")]
         box += [head, _text(claim.statement, "claim-statement")]
-        if claim.truth:
-            fails = (verdict if evidence else claim.expected) in ("corrected", "refuted", "not reproduced")
-            box += _text(claim.truth, "claim-truth", "What is true." if fails else "More exactly.")
+        box += [_text(text, style, f"{lead}.") for text, style, lead in notes(claim)]
         if claim.reason:
-            box += _text(claim.reason, "claim-reason", "Why there is no check.")
+            box += _text(claim.reason, "claim-reason", "Why no computation decides.")
         for item in evidence:
             box += self._evidence(claim, item)
         return box
@@ -95,12 +93,11 @@ class Ledger(SphinxDirective):
             nodes.Text("Checked on "),
             nodes.reference("", item.document.rpartition("/")[2].replace("_", " "), refuri=uri, internal=True),
         ]
-        part += [line, *([_text(verdict["note"], "claim-note")] if verdict["note"] else [])]
+        said = " ".join(filter(None, (verdict["note"], verdict.get("slack", ""))))
+        part += [line, *([_text(said, "claim-note")] if said else [])]
         rows = verdict["rows"]
         columns = [(key, heading) for key, heading in HEADINGS.items() if any(key in row for row in rows)]
-        # an equality is the usual relation; another one is said between the quantities it compares
-        relation = "" if verdict["relation"] == "==" else f"measured {verdict['relation']} "
-        headings = [relation + heading if key in ("printed", "true") else heading for key, heading in columns]
+        headings = [heading for _, heading in columns]
         part += _table([headings, *([str(row.get(key, "")) for key, _ in columns] for row in rows)], "claim-numbers")
         return part
 

@@ -21,6 +21,7 @@ from support.claims import ledger
 from support.claims.check import MIME
 
 NO_CHECK = "no check yet"
+LEFT_OPEN = "left open"  # an open verdict that is written with its reason
 _PLACE = re.compile(r"(<!-- counts:[^\n]*-->\n).*?(\n<!-- end of counts -->)", re.DOTALL)
 
 
@@ -75,12 +76,19 @@ def verdict_of(claim: ledger.Claim, evidence: list[Evidence]) -> str:
     """
     if evidence:
         return evidence[0].verdict["verdict"]
-    return claim.expected if claim.expected in ledger.WRITTEN else NO_CHECK
+    return claim.expected if claim.written else NO_CHECK
 
 
 def counts(claims: Iterable[ledger.Claim], found: Found) -> Counter[str]:
-    """How many of the claims have which verdict; "no check yet" is one of the keys."""
-    return Counter(verdict_of(claim, found.get(claim.id, [])) for claim in claims)
+    """How many of the claims have which verdict; "no check yet" is one of the keys, and "left open", which no
+    computation decides, another.
+    """
+
+    def key(claim: ledger.Claim) -> str:
+        evidence = found.get(claim.id, [])
+        return LEFT_OPEN if claim.expected == "open" and claim.written and not evidence else verdict_of(claim, evidence)
+
+    return Counter(map(key, claims))
 
 
 def sentence(counted: Counter[str]) -> str:
@@ -95,7 +103,7 @@ def sentence(counted: Counter[str]) -> str:
         return [f"{sum(counted[verdict] for verdict in verdicts)} {says}: {', '.join(named)}."] if named else []
 
     parts = part(ledger.COMPUTED, f"of the {counted.total()} claims have a verdict that a page computes")
-    parts += part(ledger.WRITTEN, "have one that is written with its reason")
+    parts += part((*ledger.WRITTEN, LEFT_OPEN), "have one that is written with its reason")
     return " ".join([*parts, f"{counted[NO_CHECK]} have no check yet."])
 
 

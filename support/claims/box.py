@@ -1,4 +1,8 @@
-"""How a verdict looks: a small box in HTML (a page, a lab) and the same in plain text."""
+"""How a verdict looks: a line that unfolds in HTML (a page, a lab), and the same in plain text.
+
+The line is the verdict, the claim in twenty words and the numbers that decide; below it, folded, stand the statement,
+all numbers with the sign of the relation between them, and what is true instead or beyond.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,21 @@ import html as _html
 import re
 
 from support.claims.judge import Verdict
+from support.claims.ledger import Claim
 from support.errors import instance
 
 MIME = "application/vnd.support.claim+json"  # of a verdict in a cell's output, from which the ledger page is collected
-# columns of a verdict's numbers, here and on the ledger page, with their headings
-HEADINGS = {"case": "", "measured": "measured", "printed": "as printed", "true": "corrected", "interval": "interval"}
+# columns of a verdict's numbers, here and on the ledger page, with their headings; a sign stands between two values
+HEADINGS = {
+    "case": "",
+    "measured": "measured",
+    "interval": "interval",
+    "sign": "",
+    "printed": "as printed",
+    "here": "here",
+    "true sign": "",
+    "true": "corrected",
+}
 # every page stands two folders below the book's root, so one relative address serves all
 _LEDGER = "../../book/ledger.html"
 
@@ -56,37 +70,56 @@ def _warning(verdict: Verdict) -> str:
 
 
 def html(verdict: Verdict) -> str:
-    """The box: statement, numbers, verdict, link to the ledger. Amber where the verdict contradicts the ledger."""
+    """The line and what it unfolds to. Amber where the verdict contradicts the ledger."""
     claim, columns = verdict.claim, [c for c in HEADINGS if any(c in row for row in verdict.rows)]
-    head = "".join(f"<th>{HEADINGS[c]}</th>" for c in columns)
+    head = "".join(f'<th scope="col">{HEADINGS[c]}</th>' if HEADINGS[c] else "<td></td>" for c in columns)
     amber, link = "" if verdict.agrees else " claim-amber", f"{_LEDGER}#{anchor(claim.id, 'claim')}"
-    heading = "What is true" if verdict.verdict != "confirmed" else "More exactly"
-    heading += "" if verdict.default else ", with the book's parameters"
     body = "".join(
         "<tr>" + "".join(f"<td>{_html.escape(row.get(c, ''))}</td>" for c in columns) + "</tr>" for row in verdict.rows
     )
     parts = [
-        f'<div class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}">',
-        f'<p class="claim-head"><span class="claim-verdict">{verdict.verdict}</span> '
-        f'<a class="claim-id" href="{link}">{claim.id}</a> '
-        f'<span class="claim-where">{_html.escape(claim.where)}</span></p>',
+        f'<details class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}"'
+        f"{' open' if verdict.unfold or amber else ''}>",
+        f'<summary class="claim-line"><span class="claim-verdict">{verdict.verdict}</span> '
+        f'<span class="claim-short">{math_html(claim.line)}</span> '
+        f'<span class="claim-decisive">{_html.escape(verdict.decisive)}</span></summary>',
         f'<p class="claim-statement">{math_html(claim.statement)}</p>',
         f'<div class="claim-numbers"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
     ]
-    if verdict.note:
-        parts.append(f'<p class="claim-note">{math_html(verdict.note)}</p>')
-    if claim.truth:
-        parts.append(f'<p class="claim-truth"><strong>{heading}.</strong> {math_html(claim.truth)}</p>')
+    if said := " ".join(filter(None, (verdict.note, verdict.slack))):
+        parts.append(f'<p class="claim-note">{math_html(said)}</p>')
+    for text, style, lead in notes(claim):
+        where = "" if verdict.default else ", with the book's parameters"
+        parts.append(f'<p class="{style}"><strong>{lead}{where}.</strong> {math_html(text)}</p>')
     if warning := _warning(verdict):
         parts.append(f'<p class="claim-warning">{_html.escape(warning)}</p>')
-    return "\n".join(parts) + "\n</div>"
+    parts.append(
+        f'<p class="claim-head"><span class="claim-where">{_html.escape(claim.where)}</span> '
+        f'<a class="claim-id" href="{link}">{claim.id}</a></p>'
+    )
+    return "\n".join(parts) + "\n</details>"
+
+
+def notes(claim: Claim) -> list[tuple[str, str, str]]:
+    """What the ledger adds to a statement: (text, style class, how it begins).
+
+    >>> [lead for _, _, lead in notes(Claim("wu.x", "wu", "", "empirical", "It is 3.", beyond="Even 3.0."))]
+    ['Beyond the claim']
+    """
+    known = (
+        (claim.truth, "claim-truth", "What is true"),
+        (claim.beyond, "claim-beyond", "Beyond the claim"),
+        (claim.margin and claim.margin.reason, "claim-margin", "The margin"),
+    )
+    return [(text, style, lead) for text, style, lead in known if text]
 
 
 def text(verdict: Verdict) -> str:
-    """The box in plain text."""
-    lines = [f"[{verdict.verdict}] {verdict.claim.id} ({verdict.claim.where})"]
+    """The same in plain text."""
+    lines = [f"[{verdict.verdict}] {verdict.claim.id} ({verdict.claim.where}): {verdict.decisive}"]
     for row in verdict.rows:
-        lines.append("  " + "; ".join(f"{HEADINGS[c] or 'case'}: {row[c]}" for c in HEADINGS if c in row))
+        said = [f"{HEADINGS[c]}: {row[c]}" if HEADINGS[c] else row[c] for c in HEADINGS if c in row and c != "case"]
+        lines.append("  " + (f"{row['case']}; " if "case" in row else "") + " ".join(said))
     return "\n".join([*lines, *(f"  {line}" for line in (verdict.note, _warning(verdict)) if line)])
 
 

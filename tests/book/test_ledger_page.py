@@ -54,7 +54,9 @@ def verdict(name, says, **more):
         "id": name,
         "verdict": says,
         "relation": "==",
-        "rows": [{"measured": "3", "printed": "4"}],
+        "rows": [{"measured": "3", "sign": "≰", "printed": "4"}],
+        "decisive": "3 ≰ 4",
+        "slack": "",
         "note": "",
         "default": True,
     } | more
@@ -139,11 +141,11 @@ def test_the_page_shows_every_claim_and_its_evidence(build):
     assert r"\(m\)" in one
     two = claim_html(page, "wu-two-b")
     assert "What is true." in two
-    assert "measured &lt;= as printed" in two
+    assert "≰" in two and "as printed" in two
     assert "Nothing to compute." in claim_html(page, "wu-three")
     summary = re.sub(r"<[^>]+>|\s+", " ", page.partition("ledger-summary")[2].partition("</table>")[0])
     assert re.search(
-        r"confirmed +1 +1 +corrected +1 +1 +refuted +0 +0 +not reproduced +0 +0 +noted +1 +1 .*no check yet +1 +1 "
+        r"confirmed +1 +1 +corrected +1 +1 +refuted +0 +0 +not reproduced +0 +0 +open +0 +0 +noted +1 +1 .*no check yet +1 +1 "
         r"+all +4 +4",
         summary,
     )
