@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
+MANY = 4  # numbers of an array that are said one by one; more are said by their shape
+
 
 def said(value, against=None) -> str:
     """A number as a reader wants it: short fractions as they are, floats to four digits, arrays by their shape and how
@@ -26,7 +28,7 @@ def said(value, against=None) -> str:
     array = np.asarray(value)
     if array.ndim == 0:
         return f"{float(array):.4g}"
-    if array.size <= 4:
+    if array.size <= MANY:
         return ", ".join(said(x) for x in array.ravel())
     shape = " × ".join(map(str, array.shape)) + (" array" if array.ndim > 1 else " numbers")
     if against is None:
