@@ -8,6 +8,7 @@ import yaml
 from conftest import write_page
 
 from support.book import mutate
+from support.claims import ledger
 from support.claims.mutants import faults, record
 from support.claims.mutants.faults import MutantError
 
@@ -137,6 +138,16 @@ def test_nothing_is_run_twice_and_what_has_changed_is_run_again(tree):
     page.write_text(written, encoding="utf-8")
     others = [faults.Mutant(**CHANGES[1] | {"replace": "0.6 * total / len(numbers)"}), *mutants]
     assert next(record.problems(others, root)).startswith("part/page: not yet run under half: run `python -m support")
+
+
+def test_a_claims_margin_belongs_to_what_decides_its_page(tree, monkeypatch):
+    found = []
+    for relative in (None, 0.1, 0.2):
+        margin = relative and ledger.Margin(relative=relative)
+        claim = ledger.Claim("wu.test", "wu", "Section 2", "empirical", "It is about 3.", margin=margin)
+        monkeypatch.setattr(ledger, "load", lambda claim=claim: {claim.id: claim})
+        found.append(record.page_digest("part/page", [claim.id], tree[0]))
+    assert len(set(found)) == 3
 
 
 def test_a_harmless_change_that_changes_a_verdict_is_named(tree):

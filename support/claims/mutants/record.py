@@ -72,7 +72,11 @@ def page_digest(name: str, claims: Iterable[str], root: Path = faults.ROOT) -> s
     """A digest of a page's code cells, and of what of their ledger entries decides a verdict."""
     notebook = json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     entries = {key: ledger.load().get(key) for key in claims}
-    decides = {key: [entry.kind, getattr(entry, "margin", None)] for key, entry in entries.items() if entry}
+    decides = {
+        key: [entry.kind, entry.margin and [entry.margin.relative, entry.margin.absolute]]
+        for key, entry in entries.items()
+        if entry
+    }
     return digest([list(faults.code_cells(notebook).values()), decides])
 
 
