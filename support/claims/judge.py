@@ -142,7 +142,7 @@ def _margin(claim: ledger.Claim, plan, outcome) -> tuple[ledger.Margin, bool]:
     from support.recorded import Planned
 
     instance("plan", plan, Planned, "give recorded.planned(name)")
-    if claim.id not in plan.plan.claims:
+    if not any(claim.id == asked or claim.id.startswith(f"{asked}.") for asked in plan.plan.claims):  # a part of it
         raise Refused(
             f"{claim.id} is none of the claims of plan {plan.plan.name} ({', '.join(plan.plan.claims)}): give the plan "
             f"that asks for it, or none"
@@ -223,6 +223,8 @@ def _decisive(rule: Rule, cases: list[_Case], holds: bool | None) -> tuple[str, 
     if size > MANY:  # an array is as good as its entries: how many, and how far apart
         row |= {"measured": f"{size} entries", "stated": row["measured"].rpartition(", ")[2]}
         row["sign"] = "" if rule.relation == "==" else row["sign"]
+    if row["stated"] == "0" and rule.relation == "==" and chosen.holds and row["measured"] != "0":
+        row |= {"measured": "0 within", "sign": "", "stated": row["measured"]}
     line = " ".join(filter(None, (row["measured"], row.get("interval"), row["sign"], row["stated"])))
     if rule.relation == "~" and rule.margin.absolute is not None:
         line += f" ± {said(rule.margin.absolute)}"

@@ -22,7 +22,7 @@ def said(value, against=None) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer, Fraction)):
         text = str(value)
-        return text if len(text) <= 16 else f"{float(value):.4g}"
+        return text if len(text) <= 9 else f"{float(value):.4g}"
     if isinstance(value, tuple) and len(value) == 2:
         return f"[{said(value[0])}, {said(value[1])}]"
     array = np.asarray(value)
