@@ -9,11 +9,11 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: book test notebooks bench extremes gpu serve lab clean help
+.PHONY: book test notebooks mutants bench extremes gpu serve lab clean help
 
 # one thread a process: two threads in each of two processes are slower than one
-book test notebooks extremes: export OMP_NUM_THREADS := 1
-book test notebooks extremes: export MKL_NUM_THREADS := 1
+book test notebooks mutants extremes: export OMP_NUM_THREADS := 1
+book test notebooks mutants extremes: export MKL_NUM_THREADS := 1
 
 book: $(READY)  ## build the book into _build/html; executes the pages that are stale
 	@$(BIN)/python -m support book --jobs $(JOBS)
@@ -27,6 +27,9 @@ test: $(READY)  ## check the style, run the unit tests, execute every page quick
 notebooks: $(READY)  ## execute the pages that are stale, refresh the outputs in notebooks/ and the README's counts of verdicts
 	@$(BIN)/python -m support notebooks --jobs $(JOBS)
 	@$(BIN)/python -m support counts --write
+
+mutants: $(READY)  ## run pages and tests under deliberate faults, and record which verdicts notice them (long; goes on where it stopped)
+	@$(BIN)/python -m support mutants --jobs $(JOBS)
 
 bench: $(READY)  ## measure how fast the package runs, and write the page that says so
 	@$(BIN)/python -m support bench

@@ -81,6 +81,16 @@ def _new_page(options) -> int:
     return new_page.make(Path.cwd(), options.name, options.part)
 
 
+def _mutants(options) -> int:
+    from support.book import mutate
+    from support.experiments.command import seconds_of
+
+    budget = seconds_of(options.budget) if options.budget else None
+    parts = tuple(options.only or mutate.PARTS)
+    given = {"pages": options.page or None, "mutants": options.mutant or None, "parts": parts}
+    return mutate.run(Path.cwd(), workers=options.jobs, budget=budget, **given)
+
+
 def _bench(_) -> int:
     from support import bench
 
@@ -126,6 +136,14 @@ def parser() -> argparse.ArgumentParser:
         if sub is not single:
             sub.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help=processes)
         sub.add_argument("--timeout", type=float, metavar="SECONDS", help=limit)
+    does = "run the pages and the tests under deliberate faults, and record which verdicts notice them"
+    mutants = command("mutants", _mutants, does, "mutants --page noise/zoo --budget 20m")
+    mutants.add_argument("--page", action="append", metavar="PAGE", help="this page, such as noise/zoo, and no other")
+    mutants.add_argument("--mutant", action="append", metavar="NAME", help="this fault, and no other")
+    only = ("pages", "tests", "parameters")
+    mutants.add_argument("--only", action="append", choices=only, help="faults on pages, on tests, or other parameters")
+    mutants.add_argument("--jobs", "-j", type=int, default=2, metavar="N", help="processes, of one thread each")
+    mutants.add_argument("--budget", metavar="20m", help="time to stop after; the next call goes on")
     command("bench", _bench, "measure how fast the package runs")
     experiments.add(commands)
     counts = command("counts", _counts, "say how many claims have which verdict, counted in the notebooks' outputs")

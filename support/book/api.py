@@ -29,10 +29,10 @@ import support
 
 # the first pattern that fits a module's name gives its floor; what belongs to no reader's program has none
 _PLACES = (
-    (r"__main__|report|(book|bench)(\..*)?|.*\b_.*", None),
+    (r"__main__|report|(book|bench|claims\.mutants)(\..*)?|.*\b_.*", None),
     (r"exact(\..*)?", "exact"),
     (r"experiments(\..*)?|files|jobs", "experiments"),
-    (r"claims(\..*)?|page|recorded|plotting|tables|animation|widget", "page kit"),
+    (r"claims(\..*)?|page|recorded|plotting|style|tables|animation|widget", "page kit"),
     (r".*", "mathematics"),
 )
 _ITEM = re.compile(r"[*-] ")

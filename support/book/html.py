@@ -19,12 +19,12 @@ def html(notebook: Path) -> str:
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    style = freshness.ROOT / "book" / "_static" / "custom.css"
+    styles = [freshness.ROOT / "book" / "_static" / name for name in ("custom.css", "page.css")]
     tex = '{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], tags: "ams"}'
     head = (
         f"<script>MathJax = {{tex: {tex}, options: {{enableMenu: false}}}}</script>\n"
         "<script>" + mathjax().read_text(encoding="utf-8").replace("</script", "<\\/script") + "</script>\n"
-        "<style>" + (style.read_text(encoding="utf-8") if style.is_file() else "") + "</style>"
+        "<style>" + "".join(style.read_text(encoding="utf-8") for style in styles if style.is_file()) + "</style>"
     )
     template = (
         "{%- extends 'lab/index.html.j2' -%}{% block html_head_js_requirejs %}{% endblock %}{% block "

@@ -22,6 +22,7 @@ from support.book import verdicts
 from support.book.verdicts import Evidence
 from support.claims import ledger
 from support.claims.box import HEADINGS, anchor, css_class, notes
+from support.claims.mutants import record
 
 _THEBE = ("init_thebe_core", "update_thebe_context")
 _LOG = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Ledger(SphinxDirective):
         found = _collected(self)
         for problem in verdicts.problems(found, ledger.load()):
             _LOG.warning(problem, location=self.get_location(), type="ledger")
+        for path in sorted(record.folder(Path(self.env.srcdir)).glob("*.json")):
+            self.env.note_dependency(str(path))
+        root = Path(self.env.srcdir)
+        self.noticed = record.noticed(record.outcomes(root), record.checked(root))
         sections = [self._paper(paper, title, claims, found) for paper, (title, claims) in ledger.papers().items()]
         return [self._summary(found), *sections]
 
@@ -83,6 +88,8 @@ class Ledger(SphinxDirective):
             box += _text(claim.reason, "claim-reason", "Why no computation decides.")
         for item in evidence:
             box += self._evidence(claim, item)
+        if evidence and claim.id in self.noticed:
+            box += _text(self.noticed[claim.id].sentence, "claim-faults")
         return box
 
     def _evidence(self, claim: ledger.Claim, item: Evidence) -> nodes.Node:

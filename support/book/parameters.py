@@ -78,18 +78,18 @@ def defaults_of(notebook: Path, content=None) -> dict[str, Any]:
     return page.parameters_of((content or read_notebook(notebook)).cells, notebook.name)
 
 
-def _sets(notebook: Path) -> dict[str, dict]:
+def sets(notebook: Path) -> dict[str, dict]:
     """The mappings in the page's file of sets, ``ranges`` among them; empty where there is no file."""
     path = notebook.resolve().parent.parent / "parameters" / f"{notebook.stem}.yaml"
-    sets = {name: found or {} for name, found in read_mapping(path).items()} if is_file(path) else {}
-    for name, found in sets.items():
+    named = {name: found or {} for name, found in read_mapping(path).items()} if is_file(path) else {}
+    for name, found in named.items():
         if not isinstance(found, dict):
             raise page.ParameterError(
                 f"the set {name!r} in {str(path)!r} is no mapping: write lines such as `b: 25` below its name"
             )
         if name == "default":
             raise page.ParameterError(f"{str(path)!r} has a set 'default': the page's parameters cell says that, alone")
-    return sets
+    return named
 
 
 def named_set(notebook: Path, name: str) -> dict[str, Any]:
@@ -98,13 +98,13 @@ def named_set(notebook: Path, name: str) -> dict[str, Any]:
 
     Raises InputError for a set that is not there, ParameterError for a file or a set that is no mapping.
     """
-    sets = {"default": {}, "smoke": {}} | _sets(notebook)
-    if name not in sets or name == "ranges":
-        known = ", ".join(known for known in sets if known != "ranges")
+    named = {"default": {}, "smoke": {}} | sets(notebook)
+    if name not in named or name == "ranges":
+        known = ", ".join(known for known in named if known != "ranges")
         raise InputError(
             f"{name!r} is no set of parameters of page {notebook.stem!r}: give one of {known}, or a YAML or JSON file"
         )
-    return sets[name]
+    return named[name]
 
 
 def ranges_of(notebook: Path, defaults: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -112,7 +112,7 @@ def ranges_of(notebook: Path, defaults: Mapping[str, Any]) -> dict[str, tuple[fl
     for an open end. Raises ParameterError for a name that is no number of the page, or another form.
     """
     found = {}
-    for name, ends in _sets(notebook).get("ranges", {}).items():
+    for name, ends in sets(notebook).get("ranges", {}).items():
         entries = own if isinstance(own := defaults.get(name), list) else [own]
         numbers = isinstance(ends, list) and {type(item) for item in entries} <= {int, float}
         if not (numbers and len(ends) == 2 and {type(end) for end in ends} <= {int, float, type(None)}):

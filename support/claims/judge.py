@@ -16,8 +16,8 @@ from typing import Any
 
 from support import page
 from support.claims import ledger
-from support.claims.compare import RELATIONS, Rule, same, sign
-from support.claims.say import said
+from support.claims.compare import RELATIONS, Rule, numbers, same, sign
+from support.claims.say import MANY, said
 from support.errors import Refused, boolean, choice, instance, real
 
 
@@ -219,8 +219,13 @@ def _decisive(rule: Rule, cases: list[_Case], holds: bool | None) -> tuple[str, 
 
     # what holds is decided by its tightest case, what fails by its worst
     chosen = max(failing, key=amount) if failing else min(cases, key=amount)
-    row = _row(rule, chosen, "stated")
-    line = f"{row['measured']} {row.get('interval', '')}".strip() + f" {row['sign']} {row['stated']}"
+    row, size = _row(rule, chosen, "stated"), numbers("measured", chosen.measured).size
+    if size > MANY:  # an array is as good as its entries: how many, and how far apart
+        row |= {"measured": f"{size} entries", "stated": row["measured"].rpartition(", ")[2]}
+        row["sign"] = "" if rule.relation == "==" else row["sign"]
+    if row["stated"] == "0" and rule.relation == "==" and chosen.holds and row["measured"] != "0":
+        row |= {"measured": "0 within", "sign": "", "stated": row["measured"]}
+    line = " ".join(filter(None, (row["measured"], row.get("interval"), row["sign"], row["stated"])))
     if rule.relation == "~" and rule.margin.absolute is not None:
         line += f" ± {said(rule.margin.absolute)}"
     if failing and chosen.true is not None and chosen.true_holds:

@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
+MANY = 4  # numbers of an array that are said one by one; more are said by their shape
+
 
 def said(value, against=None) -> str:
     """A number as a reader wants it: short fractions as they are, floats to four digits, arrays by their shape and how
@@ -20,13 +22,13 @@ def said(value, against=None) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer, Fraction)):
         text = str(value)
-        return text if len(text) <= 16 else f"{float(value):.4g}"
+        return text if len(text) <= 9 else f"{float(value):.4g}"
     if isinstance(value, tuple) and len(value) == 2:
         return f"[{said(value[0])}, {said(value[1])}]"
     array = np.asarray(value)
     if array.ndim == 0:
         return f"{float(array):.4g}"
-    if array.size <= 4:
+    if array.size <= MANY:
         return ", ".join(said(x) for x in array.ravel())
     shape = " × ".join(map(str, array.shape)) + (" array" if array.ndim > 1 else " numbers")
     if against is None:

@@ -21,7 +21,7 @@ from support.errors import Refused, WrongType
 from support.sampling.compensated import Compensated
 from support.sampling.discrete import Bernoulli, Rademacher
 from support.sampling.gaussian import GaussianCovariance, GaussianFisher
-from support.sampling.law import Atom, Exchangeable, Law, sgd_scale
+from support.sampling.law import Atom, Exchangeable, Law, counted_moments, sgd_scale
 from support.sampling.minibatch import FullBatch, MiniBatch
 from support.sampling.sparse import SparseCovariance, SparseFisher
 
@@ -40,6 +40,7 @@ __all__ = [
     "SparseCovariance",
     "SparseFisher",
     "by_name",
+    "counted_moments",
     "sgd_scale",
 ]
 

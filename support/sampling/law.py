@@ -2,8 +2,10 @@ r"""What every law of the sampling vector has: counts, mean, covariance, sampler
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Rational
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,6 +188,30 @@ class LargeBatch(Law):
         super().__post_init__()
         why = f"{type(self).__name__} draws between {self._least_B} and n = {self.n} samples for its noise"
         self._count("B", self._least_B, self.n, why)
+
+
+def counted_moments(atoms) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``m = Σ p·w`` and covariance ``Σ p·(w − m)(w − m)ᵀ`` of finitely many values w with probabilities p: object
+    arrays of shape (k,) and (k, k), exact where all numbers are Fractions.
+
+    atoms: pairs (p, w), such as ``law.atoms()``, or ``((p, A @ w) for p, w in law.atoms())`` for a noise A·W. Raises
+    WrongType for what are no pairs, Refused for probabilities that do not sum to one or values of unequal length.
+
+    >>> from support.sampling import MiniBatch
+    >>> mean, covariance = counted_moments(MiniBatch(n=2, b=1).atoms())
+    >>> [str(entry) for entry in (*mean, *covariance.flat)]
+    ['1/2', '1/2', '1/4', '-1/4', '-1/4', '1/4']
+    """
+    pairs = list(instance("atoms", atoms, Iterable, "give pairs (p, w), such as law.atoms()"))
+    if wrong := [atom for atom in pairs if not isinstance(atom, tuple) or len(atom) != 2]:
+        raise WrongType(f"an atom is {wrong[0]!r}: give pairs (p, w), such as law.atoms()")
+    p, w = np.array([p for p, _ in pairs], dtype=object), np.array([list(w) for _, w in pairs], dtype=object)
+    if abs(sum(p) - 1) > 1e-9 * (not isinstance(sum(p), Rational)):
+        raise Refused(f"the probabilities sum to {sum(p)}: they must sum to 1")
+    if w.ndim != 2:
+        raise Refused("the values are no vectors of one length: give each with one number a coordinate")
+    mean = p @ w
+    return mean, (p[:, None] * (w - mean)).T @ (w - mean)
 
 
 def sgd_scale(n: int, b: int, replace: bool = True) -> Fraction:

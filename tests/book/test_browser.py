@@ -176,7 +176,7 @@ def test_search_finds_a_word(chromium, how):
 
 def test_the_ledgers_filter_works(chromium):
     with Visit(chromium, address("book/ledger.html")) as visit:
-        assert visit.page.evaluate("document.querySelectorAll('[id^=claim-]').length") == 377
+        assert visit.page.evaluate("document.querySelectorAll('[id^=claim-]').length") == 406
 
 
 def anchors_and_links(page: Path) -> tuple[set[str], list[str]]:

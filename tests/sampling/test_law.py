@@ -8,8 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
+from support.errors import Refused, WrongType
 from support.sampling import (
     NAMES,
+    Bernoulli,
     Compensated,
     Exchangeable,
     FullBatch,
@@ -20,6 +22,7 @@ from support.sampling import (
     Rademacher,
     SparseCovariance,
     by_name,
+    counted_moments,
     sgd_scale,
 )
 
@@ -183,3 +186,39 @@ def test_bad_input_is_one_clear_line(make, error, message):
     with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [MiniBatch(4, 3), MiniBatch(5, 2, replace=False), FullBatch(3, 1), Rademacher(4, 1), Bernoulli(4, 3)],
+    ids=str,
+)
+def test_moments_counted_over_atoms_are_those_of_the_formula(law):
+    mean, covariance = counted_moments(law.atoms())
+    assert (mean == law.mean).all() and (covariance == law.covariance.dense(exact=True)).all()
+    A = np.array([[Fraction(1), Fraction(-2), *[Fraction(1, 3)] * (law.n - 2)], [Fraction(k) for k in range(law.n)]])
+    mean, covariance = counted_moments((p, A @ np.array(w)) for p, w in law.atoms())
+    assert (mean == A.sum(1) / law.n).all() and (covariance == A @ law.covariance.dense(exact=True) @ A.T).all()
+    assert all(type(entry) is Fraction for entry in covariance.flat)
+
+
+def test_moments_of_floats_are_those_of_numpy():
+    values = np.random.default_rng(0).standard_normal((7, 3))
+    mean, covariance = counted_moments((1 / 7, row) for row in values)
+    np.testing.assert_allclose(mean.astype(float), values.mean(0))
+    np.testing.assert_allclose(covariance.astype(float), np.cov(values.T, bias=True))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "error", "said"),
+    [
+        ([(Fraction(1, 2), (1, 2))], Refused, "the probabilities sum to 1/2: they must sum to 1"),
+        ([], Refused, "the probabilities sum to 0"),
+        ([(Fraction(1, 2), (1, 2)), (Fraction(1, 2), (1,))], Refused, "no vectors of one length"),
+        ([0.5], WrongType, "an atom is 0.5: give pairs"),
+        (3, WrongType, "atoms = 3 is of type int: give pairs"),
+    ],
+)
+def test_what_has_no_moments_is_refused(atoms, error, said):
+    with pytest.raises(error, match=said):
+        counted_moments(atoms)
