@@ -188,11 +188,15 @@ class Noticed:
         >>> Noticed(7, 5, 1.02).sentence
         'Of 7 deliberate faults that moved its numbers, 5 changed the verdict; the smallest by a factor of 1.02.'
         """
-        if not self.reached:
-            return "No deliberate fault has reached it."
-        which = "the deliberate fault" if self.reached == 1 else f"{self.reached} deliberate faults"
-        size = f"; the smallest by a factor of {self.smallest:g}" if self.smallest else ""
-        return f"Of {which} that moved its numbers, {self.changed or 'none'} changed the verdict{size}."
+        size = f"a factor of {self.smallest:g}" if self.smallest else ""
+        match self.reached, self.changed:
+            case 0, _:
+                return "No deliberate fault has reached it."
+            case 1, changed:
+                did = "changed" if changed else "did not change"
+                return f"The one deliberate fault that moved its numbers {did} the verdict{size and f', at {size}'}."
+        which = "all" if self.changed == self.reached else self.changed or "none"
+        return f"Of {self.reached} deliberate faults that moved its numbers, {which} changed the verdict{size and f'; the smallest by {size}'}."
 
 
 def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
