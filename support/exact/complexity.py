@@ -57,12 +57,13 @@ class Losses:
         """``(1/N) sup |Σ v_i ℓ_i(θ')|`` for each row of values of V, (m, N), as (m,); absolute=False: without |·|.
         Raises Refused for rows of another length, NotFinite, WrongType.
         """
-        values = array("values", values, ("m", self.n))
+        counted = isinstance(values, np.ndarray) and values.dtype == np.int8 and values.shape[1:] == (self.n,)
+        values = values if counted else array("values", values, ("m", self.n))  # patterns of signs are kept small
         largest, absolute = np.empty(len(values)), boolean("absolute", absolute)
         step = max(1, _BLOCK // self._held)
         for start in range(0, len(values), step):
             block = slice(start, start + step)
-            largest[block] = self._largest(values[block], absolute)
+            largest[block] = self._largest(values[block].astype(float), absolute)
         return largest / self.n
 
     @property
