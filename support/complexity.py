@@ -4,10 +4,10 @@ r"""Local complexity of the losses of any torch model: bounds of it, from below 
 
 for the n samples of an `EmpiricalRisk`, in units of the loss. V has entries of the size of signs: it is n times the
 sampling noise of a law of `support.sampling`, or signs or Gaussians alone. The supremum over a ball in R^d is not
-known for a network; every point of the ball that is found gives a bound from below (`LocalComplexity.lower`), which is
-never the value. From above there is a bound where constants of the losses or a class of `support.exact.complexity` are
-given. It measures how far weighted losses can be pushed apart near θ; it is not a bound on the generalisation error of
-θ, nor a term that SGD descends.
+known for a network; every point of the ball gives a bound from below (`LocalComplexity.lower`), never the value: the
+weighted loss at the point that the ascent found, evaluated there once more, alone. From above there is a bound where
+constants of the losses or a class of `support.exact.complexity` are given. A local complexity measures how far weighted
+losses can be pushed apart near θ; it does not bound the generalisation error of θ, and SGD need not descend it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch.func import grad_and_value, vmap
 
+from support._random import source
 from support.derivatives import value_and_pull
 from support.errors import (
     NotFinite,
@@ -34,7 +35,7 @@ from support.errors import (
 from support.exact.complexity import Losses, Quadratic
 from support.intervals import Interval, student
 from support.risk import EmpiricalRisk, a_risk
-from support.sampling import GaussianFisher, Law, Rademacher
+from support.sampling import Law
 
 _TINY = 1e-30
 _SMALL = 500_000  # n·d up to which many θ' are evaluated at once; above it one after another is faster
@@ -78,13 +79,14 @@ def multipliers(law: Law | str, n: int, draws: int, generator: torch.Generator) 
     tensor([0., 0., 0.])
     """
     n, draws = integer("n", n, 1), integer("draws", draws, 1)
+    torch_generator(generator)
     if isinstance(law, str):
         kind = choice("law", law, ("signs", "Gaussian"))
-        law = (Rademacher if kind == "signs" else GaussianFisher)(max(n, 2), max(n, 2))  # W = 1/n + V/n at b = n
+        return (source(generator).signs if kind == "signs" else source(generator).normal)((draws, n))
     instance("law", law, Law, "give 'signs', 'Gaussian', or one such as support.sampling.MiniBatch(n, b)")
-    if law.n != max(n, 2):
+    if law.n != n:
         raise Refused(f"the law is for n = {law.n} samples, the risk has {n}: give the law this number of samples")
-    return (law.n * law.sample(draws, torch_generator(generator)) - 1)[:, :n]
+    return n * law.sample(draws, generator) - 1
 
 
 def local_complexity(
@@ -110,9 +112,9 @@ def local_complexity(
     starts from θ with the other sign, and so on in turn; further ones from random points of the ball.
     From above, for each draw, X its weighted mean loss at θ (the smallest of those that are given):
 
-        lipschitz  L_i with |ℓ_i(θ') − ℓ_i(θ)| ≤ L_i|θ' − θ| in the ball      |X| + (δ/n) Σ|v_i| L_i
-        smooth     M_i with |∇²ℓ_i| ≤ M_i in the ball; 0: linear losses        |X| + δ|Σ v_i ∇ℓ_i|/n + (δ²/2n) Σ|v_i| M_i
-        known      a class with these losses, such as `expansion` for quadratic ones: the supremum itself
+        lipschitz  |X| + (δ/n) Σ|v_i| L_i, where |ℓ_i(θ') − ℓ_i(θ)| ≤ L_i|θ' − θ| in the ball
+        smooth     |X| + δ|Σ v_i ∇ℓ_i|/n + (δ²/2n) Σ|v_i| M_i, where |∇²ℓ_i| ≤ M_i in the ball; 0 for linear losses
+        known      the supremum of a class of these losses, such as `expansion` for quadratic ones
 
     law: as for `multipliers`. delta: δ, in the units of θ. generator: a torch generator; V is drawn from it first, so
     that equal seeds compare risks, radii and settings on the same draws. lipschitz, smooth: a number, or one a sample,
@@ -154,8 +156,11 @@ def local_complexity(
         delta,
         steps,
     )
-    largest, which = found.reshape(restarts, draws).max(0)
-    points = points.reshape(restarts, draws, risk.d)[which, torch.arange(draws)]
+    best = found.reshape(restarts, draws).argmax(0)
+    points = points.reshape(restarts, draws, risk.d)[best, torch.arange(draws)]
+    # the certificate: each point's weighted loss, evaluated alone
+    largest = torch.stack([v @ risk.at(risk.theta + u).losses().to(v) / risk.n for v, u in zip(V, points, strict=True)])
+    largest = _finite(largest.abs() if absolute else largest, "in the ball")
     upper = None if bounds is None else student(bounds, confidence)
     return LocalComplexity(student(largest, confidence), upper, largest, bounds, centre, points, V)
 
@@ -163,7 +168,8 @@ def local_complexity(
 def expansion(risk: EmpiricalRisk, delta: float) -> Quadratic:
     """The losses to second order at θ, ``ℓ_i + ∇ℓ_i·u + ½ uᵀ∇²ℓ_i u`` for |u| ≤ δ, as a class whose supremum is exact.
 
-    For quadratic losses these are the losses; for others a model of them, and no bound. d is at most 100. Raises WrongType, NotFinite, Refused for larger d or δ ≤ 0.
+    For quadratic losses these are the losses; for others a model of them, and no bound. d is at most 100.
+    Raises WrongType, NotFinite, Refused for larger d or δ ≤ 0.
 
     >>> model, squares = torch.nn.Linear(1, 1, bias=False), lambda outputs, targets: (outputs[:, 0] - targets).square()
     >>> risk = EmpiricalRisk(model, squares, (torch.ones(2, 1), torch.zeros(2)), theta=torch.ones(1))
@@ -248,7 +254,18 @@ def _weighted(risk: EmpiricalRisk, together: int):
         return tuple(map(torch.stack, zip(*found, strict=True)))
 
     many = vmap(grad_and_value(one), in_dims=(0, 0, None))
-    how = singly if together == 1 or not risk.looked_at("batched", risk._can_be_batched) else many
+
+    def fits() -> bool:
+        """Whether torch can batch the model over θ: a recurrent one it cannot."""
+        try:
+            many(torch.zeros(2, risk.d).to(risk.theta), torch.ones(2, 1).to(risk.theta), slice(0, 1))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return False
+        return True
+
+    how = many if together > 1 and risk.looked_at("batched over θ", fits) else singly
 
     def evaluate(U, V):
         slopes, values = torch.zeros_like(U), torch.zeros_like(U[:, 0])
