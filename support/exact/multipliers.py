@@ -6,11 +6,12 @@ With `R` as in `support.exact.complexity`, for every class of losses, every θ a
     R(V_sgd, N) ≤ 2(k−1)/k R(A, b)                  N = kb, batches drawn without replacement, iid data
 
 The first is Jensen's inequality on |g_i|, and meets equality where the losses follow every pattern of signs. The second
-is the contraction of max|g_i| onto the signs, and meets equality for the N losses e_i that see one sample each. The
-third: ``mean_B − mean_N = (1 − 1/k)(mean_B − mean_{B^c})``; B^c is the mean of k − 1 batches (Jensen); then signs for
-the pairs of two batches. It meets equality for a rare spike, a loss that is 1/p with probability p and else 0, in the
-limit p → 0, where ``R(V) → E|v_1|`` (`Multipliers.size`). With replacement it fails: by (1 − 1/N)^b/(1 − 1/k) for the
-spike, and by (E max c_i/b − 1/N)/(2(1 − 1/k)/b) for the losses e_i (`expected_fullest`), which grows without bound.
+is the contraction of the |g_i| to their maximum, and meets equality for the N losses e_i that see one sample each. Both
+hold without the absolute value too. The third is ``mean_B − mean_N = (1 − 1/k)(mean_B − mean_{B^c})``; B^c is the mean
+of k − 1 batches (Jensen); then signs for the pairs of two batches. It holds for given data too, R(A, b) averaged over
+the sets of b, and meets equality for a rare spike, a loss that is 1/p with probability p and else 0, in the limit
+p → 0, where ``R(V) → E|v_1|`` (`Multipliers.size`). With replacement it fails: by (1 − 1/N)^b/(1 − 1/k) for the spike,
+and by (E max c_i/b − 1/N)/(2(1 − 1/k)/b) for the losses e_i (`expected_fullest`), which grows with b without bound.
 There is no bound from below: equal losses have R(V_sgd) = 0. Source: Wu's talk, Theorem 1, with the best constants.
 """
 
