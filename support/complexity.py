@@ -248,9 +248,10 @@ def _weighted(risk: EmpiricalRisk, together: int):
 
     def singly(U, V, part):
         found = []
-        for u, v in zip(U, V, strict=True):
-            value, pull = value_and_pull(lambda t, v=v: one(t, v, part), u)
-            found.append((pull(torch.ones_like(value)), value))
+        for u, v in zip(U.detach(), V, strict=True):
+            with torch.enable_grad():
+                value = one(u.requires_grad_(), v, part)
+            found.append((torch.autograd.grad(value, u)[0], value.detach()))
         return tuple(map(torch.stack, zip(*found, strict=True)))
 
     many = vmap(grad_and_value(one), in_dims=(0, 0, None))
