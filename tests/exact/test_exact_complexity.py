@@ -177,6 +177,14 @@ def test_gaussian_multipliers_of_two_functions_of_many_samples():
     assert given_data(Finite(table), Gaussian(9), False).value == pytest.approx(FLOOR * minus / 18, rel=1e-12)
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_linear_losses_of_one_parameter_are_those_at_the_ends(absolute):
+    c, x = RNG.normal(size=7), RNG.normal(size=7)
+    ends, line = Finite([c + 0.3 * x, c - 0.3 * x]), Linear(c, x[:, None], 0.3)
+    for V in (signs(7), batches(7, 2), Gaussian(7)):
+        assert given_data(line, V, absolute).value == pytest.approx(given_data(ends, V, absolute).value, rel=1e-9)
+
+
 def test_the_mean_norm_of_a_gaussian_vector():
     for d in (1, 2, 7):
         chi = math.sqrt(2) * special.gamma((d + 1) / 2) / special.gamma(d / 2)
