@@ -11,8 +11,9 @@ hold without the absolute value too. The third is ``mean_B − mean_N = (1 − 1
 of k − 1 batches (Jensen); then signs for the pairs of two batches. It holds for given data too, R(A, b) averaged over
 the sets of b, and meets equality for a rare spike, a loss that is 1/p with probability p and else 0, in the limit
 p → 0, where ``R(V) → E|v_1|`` (`Multipliers.size`). With replacement it fails: by (1 − 1/N)^b/(1 − 1/k) for the spike,
-and by (E max c_i/b − 1/N)/(2(1 − 1/k)/b) for the losses e_i (`expected_fullest`), which grows with b without bound.
-There is no bound from below: equal losses have R(V_sgd) = 0. Source: Wu's talk, Theorem 1, with the best constants.
+and by (E max c_i/b − 1/N)/(2(1 − 1/k)/b) for the losses e_i (`expected_fullest`), which grows with b without bound;
+and it is never less than without (Hoeffding 1963, Theorem 4). There is no bound from below: equal losses have
+R(V_sgd) = 0. Source: Wu's talk, Theorem 1, with the best constants.
 """
 
 from __future__ import annotations

@@ -285,6 +285,14 @@ def test_the_spike_has_the_mean_size_of_a_multiplier():
         assert over_data(*spike(1e-7), V) == pytest.approx(V.size, rel=1e-5)
 
 
+def test_draws_with_replacement_are_never_less_complex():
+    """A supremum is convex in the sum over the batch, and Hoeffding's comparison holds for those."""
+    for seed in range(10):
+        losses = Finite(np.random.default_rng(seed).normal(size=(3, 5)))
+        with_it, without = (given_data(losses, batches(5, 3, replace)).value for replace in (True, False))
+        assert with_it > without
+
+
 def test_losses_that_see_one_sample_each_see_the_fullest_count():
     for n, b in ((4, 2), (6, 3), (8, 2)):
         units = Finite(np.eye(n))
