@@ -75,6 +75,12 @@ def _counts(options) -> int:
     return verdicts.show(Path.cwd(), options.write)
 
 
+def _form(options) -> int:
+    from support.book import form
+
+    return form.show(Path.cwd(), options.pages)
+
+
 def _new_page(options) -> int:
     from support.book import new_page
 
@@ -148,6 +154,9 @@ def parser() -> argparse.ArgumentParser:
     experiments.add(commands)
     counts = command("counts", _counts, "say how many claims have which verdict, counted in the notebooks' outputs")
     counts.add_argument("--write", action="store_true", help="write it into README.md")
+    does = "say how much of everything the pages have, beside the limits; 1 if a page exceeds one without a reason"
+    shape = command("form", _form, does, "form noise/sampling_noise")
+    shape.add_argument("pages", nargs="*", metavar="PAGE", help="a page, such as noise/zoo (default: all)")
     does = "make a new page from the book's template, with its parameter sets and its line in _toc.yml"
     new = command("new", _new_page, does, "new page random_walk --part noise")
     new.add_argument("what", choices=["page"], metavar="page", help="what to make")

@@ -21,7 +21,7 @@ HEADINGS = {
     "interval": "interval",
     "sign": "",
     "printed": "as printed",
-    "here": "here",
+    "here": "stated here",
     "true sign": "",
     "true": "corrected",
 }
@@ -81,7 +81,7 @@ def html(verdict: Verdict) -> str:
         f'<details class="claim-box {css_class(verdict.verdict)}{amber}" id="{anchor(claim.id, "check")}"'
         f"{' open' if verdict.unfold or amber else ''}>",
         f'<summary class="claim-line"><span class="claim-verdict">{verdict.verdict}</span> '
-        f'<span class="claim-short">{math_html(claim.line)}</span> '
+        f'<span class="claim-short">{math_html(claim.line.rstrip("."))}</span> '
         f'<span class="claim-decisive">{_html.escape(verdict.decisive)}</span></summary>',
         f'<p class="claim-statement">{math_html(claim.statement)}</p>',
         f'<div class="claim-numbers"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',

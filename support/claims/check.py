@@ -51,7 +51,7 @@ def check(
 
     >>> check("wu.sec2.unbiased", measured=sum([0.125, 0.125]), here=0.25, note="n = 4")  # doctest: +ELLIPSIS
     [confirmed] wu.sec2.unbiased (...): 0.25 = 0.25
-      measured: 0.25 = here: 0.25
+      measured: 0.25 = stated here: 0.25
       n = 4
     """
     verdict = judge(
