@@ -32,6 +32,7 @@ from support.style import (
     class_colour,
     contrast,
     figure,
+    known_colour,
     readable,
 )
 
@@ -199,8 +200,13 @@ def note(ax, text: str, at, *, offset=(5, 5), colour=MUTED, **options):
     9.0
     >>> mpl.pyplot.close()
     """
+    instance("text", text, str, "give a few words")
     return _axes(ax).annotate(
-        text, at, offset, textcoords="offset points", **{"color": readable(colour), "fontsize": 9} | options
+        text,
+        array("at", at, (2,)),
+        array("offset", offset, (2,)),
+        textcoords="offset points",
+        **{"color": readable(colour), "fontsize": 9} | options,
     )
 
 
@@ -288,9 +294,9 @@ def ellipse(ax, covariance, centre=(0.0, 0.0), *, deviations: float = 2.0, colou
     if sizes[0] < -1e-9 * abs(sizes[1]):
         raise Refused(f"covariance has the eigenvalue {sizes[0]:.3g}: a variance is not negative")
     angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
-    face = mpl.colors.to_rgba(colour, 0.25) if boolean("fill", fill) else "none"
+    face = mpl.colors.to_rgba(known_colour("colour", colour), 0.25) if boolean("fill", fill) else "none"
     shape = Ellipse(
-        centre,
+        array("centre", centre, (2,)),
         *(2 * real("deviations", deviations, above=0) * np.sqrt(sizes.clip(0))),
         angle=angle,
         **{"fc": face, "ec": colour, "lw": 1.5} | patch,
@@ -313,12 +319,14 @@ def heat(ax, matrix, *, rows=None, columns=None, form: str | None = ".2f", top: 
     ['2/3', '−1/3']
     >>> mpl.pyplot.close()
     """
-    entries, values = np.array(matrix, dtype=object), array("matrix", np.array(matrix, dtype=float))
-    if values.ndim != 2 or not values.size:
+    values = array("matrix", matrix, ("rows", "columns"))
+    if not values.size:
         raise Refused(f"matrix has shape {values.shape}: give rows and columns")
+    if form is not None:
+        instance("form", form, str, "give a format such as '.2f', '' for the entries as they are, or None")
     top = abs(values).max() or 1.0 if top is None else real("top", top, above=0)
     image = _axes(ax).imshow(values, cmap=SIGNED, vmin=-top, vmax=top, aspect="auto")
-    for (i, j), entry in np.ndenumerate(entries) if form is not None else ():
+    for (i, j), entry in np.ndenumerate(np.array(matrix, dtype=object)) if form is not None else ():
         text = (str(entry) if form == "" else format(values[i, j], form)).replace("-", "−")
         _inside(image, i, j, text)
     for names, axis, count in ((rows, ax.yaxis, len(values)), (columns, ax.xaxis, values.shape[1])):

@@ -103,6 +103,8 @@ def figure(
     """
     rows, columns = integer("rows", rows, 1), integer("columns", columns, 1)
     width, height = min(real("width", width, above=0), COLUMN), real("height", height, above=0)
+    if isinstance(panels, str) or not isinstance(panels, Sequence) or not all(isinstance(name, str) for name in panels):
+        raise WrongType(f"panels = {panels!r} are no texts: give one name for each of the axes")
     if len(panels) > rows * columns:
         raise Refused(f"{len(panels)} panels are named, the figure has {rows * columns}: give one name each")
     mpl.rcParams.update(_STYLE)
@@ -156,6 +158,17 @@ def _wrap(text, room: float) -> None:
 # --- colours ----------------------------------------------------------------------------------------------------------
 
 
+def known_colour(name: str, colour):
+    """The colour, if matplotlib knows it. Raises WrongType.
+
+    >>> known_colour("colour", BLUE)
+    '#0b4f9e'
+    """
+    if not mpl.colors.is_color_like(colour):
+        raise WrongType(f"{name} = {colour!r} is no colour: give one such as plotting.BLUE")
+    return colour
+
+
 def contrast(first, second="white") -> float:
     """How far two colours stand apart, from 1 to 21, by the formula of the web's accessibility guidelines: words need
     4.5, lines 3. Raises WrongType for what is no colour.
@@ -163,12 +176,9 @@ def contrast(first, second="white") -> float:
     >>> contrast("black"), round(contrast(BLUE), 1)
     (21.0, 8.0)
     """
-    for colour in (first, second):
-        if not mpl.colors.is_color_like(colour):
-            raise WrongType(f"{colour!r} is no colour: give one such as plotting.BLUE")
     light = [0.0, 0.0]
     for k, colour in enumerate((first, second)):
-        channels = np.array(mpl.colors.to_rgb(colour))
+        channels = np.array(mpl.colors.to_rgb(known_colour("colour", colour)))
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         light[k] = float(linear @ (0.2126, 0.7152, 0.0722))
     return (max(light) + 0.05) / (min(light) + 0.05)
@@ -180,9 +190,10 @@ def readable(colour) -> str:
     >>> readable(BLUE) == BLUE, contrast(ORANGE) < 4.5 <= contrast(readable(ORANGE))
     (True, True)
     """
+    colour = mpl.colors.to_hex(known_colour("colour", colour))
     while contrast(colour) < 4.5:
         colour = mpl.colors.to_hex(0.97 * np.array(mpl.colors.to_rgb(colour)))
-    return mpl.colors.to_hex(colour)
+    return colour
 
 
 def class_colour(method: str) -> str:

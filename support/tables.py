@@ -33,7 +33,8 @@ def table(head: Sequence, rows: Iterable[Sequence]):
         )
         cells = (name, *map(_number, row[1:]))
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    titles, body = "".join(f"<th>{cell}</th>" for cell in head), "".join(lines)
+    titles = "".join(f'<th scope="col">{cell}</th>' if cell != "" else "<td></td>" for cell in head)
+    body = "".join(lines)
     return HTML(f'<div class="ledger-table"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>')
 
 

@@ -164,7 +164,7 @@ _PAGE = """<div id="@KEY@" class="noise-zoo">
 <svg class="matrix" role="img" viewBox="0 0 240 218"></svg></div>
 <p class="words" aria-live="polite">Samples n = @NVALUE@, batch b = @BVALUE@, large batch B = @BIG@,
 batches drawn with replacement. Every weight has mean 1/@NVALUE@.</p>
-<div class="scroll"><table>
+<div class="scroll" tabindex="0" role="region" aria-label="all classes"><table>
 <thead><tr><th>class</th><th>diagonal</th><th>off the diagonal</th><th>variance of the sum</th>
 <th>shared with SGD</th></tr></thead>
 <tbody>@ROWS@</tbody></table></div>

@@ -102,6 +102,7 @@ PAGES = {
         },
         anything,
     ),
+    "figure_1_line_by_line": ({"confidence": [0.01, 0.5, 0.999]}, anything),
     "fisher_or_covariance": (
         {"n": [50, 500, 1797], "b": [1, 4, 50], "steps": [20, 300, 1000], "runs": [2, 5], "seed": SEEDS},
         lambda n, b, **_: b <= min(50, n // 5),

@@ -24,7 +24,7 @@ SAYS = {
     "A law": "2 passed",
     "An additive noise": "1 passed",
     "A claim": "[confirmed] wu.sec2.sum",
-    "A page": "pair_noise  executed",
+    "A page": "lesson",
     "A preset": "wu.fig1a.ten: 10 of 10 records missing",
 }
 
@@ -35,7 +35,8 @@ def tree(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "records", "*.ipynb_checkpoints", "book")
     for folder in ("support", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    shutil.copytree(ROOT / "support" / "book", tmp_path / "support" / "book")
+    for folder in ("support/book", "book"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, dirs_exist_ok=True)
     for name in ("_toc.yml", "constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path

@@ -14,7 +14,7 @@ FLOORS = {
     "mathematics": "_random additive alignment batches complexity coupling covariances curvature derivatives "
     "equivalence exact gradients intervals measures msgd operators orders risk sampling sharpness spectra trust",
     "experiments": "experiments",
-    "page kit": "animation page plotting recorded style tables widget",
+    "page kit": "animation page plotting recorded style tables trials widget",
     "claims": "claims",
     "book": "book",
     "top": "__main__ bench report",

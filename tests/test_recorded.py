@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +131,15 @@ def test_runs_of_a_plan_are_paired_with_its_baseline_wherever_it_is(folder):
         recorded.Runs("wu.fig1a/smoke/*")
     with pytest.raises(WrongType, match="give recorded"):
         recorded.provenance("small")
+
+
+@pytest.mark.parametrize("name", ["wu.fig1a.drawn", "wu.fig1a.drawn.sparse", "zhu.fig3.repeated"])
+def test_a_run_is_handed_out_under_its_own_method_and_seed_as_it_is(name, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent / "notebooks" / "experiments")
+    found = recorded.planned(name)
+    assert found.complete
+    for (method, seed), run in found.runs.items():
+        assert (run["config"]["method"], run["config"]["seed"]) == (method, seed)
+        spec = runs.RunSpec(found.plan.preset, found.plan.scale, method, seed)
+        text = spec.path(Path("../records")).read_text(encoding="utf-8")
+        assert json.loads(text)["final"] == run["final"]

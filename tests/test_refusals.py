@@ -55,6 +55,8 @@ DRAWN = {"probes": 3, "generator": torch.Generator().manual_seed(1)}
 ALIGNED = {"hessian": HESSIAN, "covariance": COVARIANCE}
 TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
 CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "here": np.ones(1)}
+LABELLED = plt.subplots()[1]
+LABELLED.plot([0, 1], [0, 1], label="a")
 
 
 def first(theta, weights):
@@ -304,10 +306,37 @@ CALLS = {
         "table": {"largest": 3, "B": 2},
         "zoo": {"n": 3, "b": 2, "B": 3, "chosen": "SGD", "largest": 3, "seed": 1, "key": "x"},
     },
+    "style": {
+        "figure": {"rows": 1, "columns": 1, "title": "It is so", "panels": ("a",), "width": 2.0, "height": 2.0},
+        "known_colour": {"colour": "black"},
+        "contrast": {"first": "black", "second": "white"},
+        "readable": {"colour": "black"},
+        "class_colour": {"method": "SGD"},
+    },
     "plotting": {
-        "figure": {"rows": 1, "columns": 1, "width": 2.0, "height": 2.0},
         "band": {"ax": plt.subplots()[1], "x": Y, "runs": X.T, "confidence": 0.9},
-        "label_ends": {"ax": plt.subplots()[1], "labels": {"a": (0.5, "black")}, "gap": 0.1, "pad": 0.1},
+        "seeds": {"ax": plt.subplots()[1], "x": Y, "runs": X.T, "geometric": False},
+        "label_ends": {"ax": plt.subplots()[1], "labels": {"a": (0.5, "black")}, "gap": Optional(0.1), "pad": 0.1},
+        "label_lines": {"ax": LABELLED, "gap": Optional(0.1)},
+        "note": {"ax": plt.subplots()[1], "text": "a", "at": (0.5, 0.5), "offset": (1.0, 1.0), "colour": "black"},
+        "multiples": {"x": Y, "runs": {"GD": X.T}, "title": "It is so", "columns": 1},
+        "forest": {
+            "ax": plt.subplots()[1],
+            "rows": {"GD": [1.0, 2.0]},
+            "confidence": 0.9,
+            "test": Optional(0.8),
+            "margin": Optional(1.0),
+        },
+        "ellipse": {
+            "ax": plt.subplots()[1],
+            "covariance": np.eye(2),
+            "centre": (0.0, 0.0),
+            "deviations": 1.0,
+            "colour": "black",
+            "fill": True,
+        },
+        "heat": {"ax": plt.subplots()[1], "matrix": X, "form": Optional(".2f"), "top": Optional(1.0)},
+        "barcode": {"ax": plt.subplots()[1], "weights": X, "unit": Optional(1.0), "numbers": False},
     },
     "tables": {"table": {"head": ("a", "b"), "rows": [(1, 2)]}},
     "animation": {
@@ -326,6 +355,8 @@ FIXED = {
     "mean_square": {"value": 1.0},
     "reached": {"y": [2.0, math.nan, 0.0]},
     "band": {"colour": "black"},
+    "seeds": {"colour": "black"},
+    "known_colour": {"name": "colour"},
     "gif": {"frames": [1, 2]},
 }  # arguments that may be many things
 # what functions give, and what they take only from each other

@@ -6,8 +6,9 @@ from support.tables import table
 
 
 def test_numbers_get_minus_signs_and_names_do_not_break():
+    assert "<thead><tr><td></td>" in table(("", "x"), []).data, "a column of names has an empty head"
     html = table(("method", "points"), [("MSGD-Cov", "-0.5 ± 1 [-2, 3e-4]")]).data
-    assert "<th>method</th><th>points</th>" in html
+    assert '<th scope="col">method</th><th scope="col">points</th>' in html
     assert "MSGD\u2011Cov" in html
     first = table(("law", "x"), [("[MSGD-Cov]-8", 1), ("-3 to -.5", 2)]).data
     assert "[MSGD\u2011Cov]\u20118" in first and "\u22123 to \u2212.5" in first

@@ -4,9 +4,9 @@ A page is in the form once its notebook's metadata say which kind it is,
 
     "form": {"kind": "lesson", "reasons": {"verdicts": "the proof has nine links, and each is short"}}
 
-with kind "lesson" or "line by line" (a section of a paper, to look things up in; without limits on verdicts and
-height). Where it goes beyond a limit it has a reason under that limit's name. Everything is read from the notebook; the
-height needs the built book and Chromium.
+with kind "lesson" or "line by line" (a section of a paper, to look things up in; without limits on verdicts, height
+and rows of tables). Where it goes beyond a limit it has a reason under that limit's name. Everything is read from the
+notebook; the height needs the built book and Chromium.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ LIMITS = {
     "open": (33, "percent of what a reader sees is code: fold what they would not type"),
     "long cells": (0, "open cells of more than ten lines: fold or split them"),
     "no alt": (0, "figures without alternative text: say in metadata.mystnb.image.alt what they show"),
+    "small type": (0, "figures with type of less than nine points: give fontsize=9 or more, or leave words out"),
     "long tables": (0, "tables of more than eight rows: draw a figure instead"),
 }
-KINDS = {"lesson": set(LIMITS), "line by line": set(LIMITS) - {"verdicts", "height"}}
+KINDS = {"lesson": set(LIMITS), "line by line": set(LIMITS) - {"verdicts", "height", "long tables"}}
 _OPEN_LINES, _TABLE_ROWS, _ALT = 10, 8, 20
 _FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 _FENCE = re.compile(r"^ *(`{3,}|~{3,}|:{3,})(.*)\n((?:.*\n)*?) *\1[ ]*$", re.MULTILINE)
 _BARE = re.compile(r"!\[(.{0,19})\]\(|```\{(?:figure|image)\}(?!(?:.*\n)*? *:alt: .{20})", re.MULTILINE)
+_SMALL = re.compile(r"(?:font|label)size=[0-8](?:\.\d+)?\b(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def form(notebook: Path, height: int | None = None) -> Form:
         "open": round(100 * typed / max(typed + sum(len(word) + 1 for word in prose), 1)),
         "long cells": sum(len(_lines(cell)) > _OPEN_LINES for cell in seen),
         "no alt": sum(not _described(cell) for cell in drawn) + len(_BARE.findall(text)),
+        "small type": sum(bool(_SMALL.search(cell.source)) for cell in code),
         "long tables": sum(rows > _TABLE_ROWS for rows in (*_markdown_tables(text), *_shown_tables(code))),
     }
     if height is None:
@@ -191,9 +194,12 @@ def chromium() -> str | None:
 
 
 def heights(book: Book, pages: Iterable[str]) -> dict[str, int]:
-    """How high the built pages are in a window of 1,300 pixels, folded; none without a book, Chromium or playwright."""
+    """How high the built pages are in a window of 1,300 pixels, folded; none without Chromium or playwright, and none
+    of a page that was changed since.
+    """
     built = {page: book.build / "html" / "notebooks" / f"{page}.html" for page in pages}
-    built = {page: path for page, path in built.items() if path.is_file()}
+    there = {page: path for page, path in built.items() if path.is_file()}
+    built = {page: path for page, path in there.items() if path.stat().st_mtime > book.pages()[page].stat().st_mtime}
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:

@@ -3,7 +3,8 @@
 A page is first run as it is, and it is listed which lines of the package each cell runs; a fault is then tried on the
 pages that run what it changes, up to their last check, each time in a process of its own (`support.book.trial`). Of the
 sizes of a factor, 2 goes first: where it changes nothing, the smaller ones need no run. A fault is also tried on the
-tests that mirror its module, and each parameter of a page has to change something that the page shows.
+tests that mirror its module (`support.book.mirror`), and each parameter of a page has to change something that the page
+shows (`support.book.witness`).
 
 What is recorded already, for the page's cells and the module's code of today, is not run again; each result is
 recorded as it comes.
@@ -18,12 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from support import files, jobs, page
-from support.book import parameters, trial
+from support import files, jobs
+from support.book import mirror, trial, witness
 from support.claims.mutants import faults, record
 from support.claims.mutants.faults import Mutant, MutantError
 
-TESTS = "tests"
 PARTS = ("pages", "tests", "parameters")
 
 
@@ -44,19 +44,20 @@ def run(
     pages, mutants: only these, by name.  budget: seconds after which nothing new begins, and what runs is stopped.
     parts: what to run: faults on pages, faults on tests, the pages' parameters.
     """
+    if not (known := record.pages(root)):
+        raise MutantError(f"no page below {root / 'notebooks'} has a check: run this in the root of the book")
     every = faults.load(lists, root)
     chosen = _chosen("fault", mutants, {mutant.name: mutant for mutant in every})
-    known = record.pages(root)
     names = [name.removeprefix("notebooks/").removesuffix(".ipynb") for name in pages or known]
     _chosen("page", names, dict.fromkeys(known))
     with files.lock(root / "_build" / "mutants" / "lock"):
-        work = _Work(root, names, chosen, every, workers, budget, preload, say)
+        work = Work(root, names, chosen, every, workers, budget, preload, say)
         if "pages" in parts:
             work.on_pages()
         if "tests" in parts and not pages:
-            work.on_tests()
+            mirror.run(root, chosen, work)
         if "parameters" in parts and not mutants:
-            work.on_parameters()
+            witness.run(root, names, work)
     for line in work.failed:
         say(line)
     if work.lost:
@@ -71,7 +72,7 @@ def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list:
     return [known[name] for name in names or known]
 
 
-class _Work:
+class Work:
     """The runs that are to be made, and their results as they come."""
 
     def __init__(self, root, names, mutants, every, workers, budget, preload, say):
@@ -116,7 +117,10 @@ class _Work:
         """Run each page as it is where something of it is missing, and then under the faults that it lacks."""
         unmade, calls = deque(), deque()
         for name in self.names:
-            self.records[name] = record.fresh(name, self.root)
+            own = self.records[name] = record.fresh(name, self.root)
+            if gone := set(own.get("runs", ())) - self.known:
+                own["runs"] = {key: run for key, run in own["runs"].items() if key not in gone}
+                record.write(name, own, self.root)
             if self.records[name] and not record.missing(name, self.records[name], self.mutants, self.root):
                 continue
             path, key = self._reach(name)
@@ -128,9 +132,9 @@ class _Work:
                 unmade.append((self.root, name, None, None, {"trace": True}))
         if unmade:
             self.say(f"{len(unmade)} pages as they are")
-        self.perform(_page, unmade, lambda call, result, seconds: self._as_it_is(call[1], result, seconds, calls))
+        self.perform(trial.job, unmade, lambda call, result, seconds: self._as_it_is(call[1], result, seconds, calls))
         self.say(f"{len(calls)} faults on pages")
-        self.perform(_page, calls, lambda call, result, seconds: self._under(call, result, seconds, calls))
+        self.perform(trial.job, calls, lambda call, result, seconds: self._under(call, result, seconds, calls))
 
     def _reach(self, name: str) -> tuple[Path, str]:
         """Where it is kept which lines a page runs, and the digest of all that this depends on."""
@@ -160,8 +164,6 @@ class _Work:
     def _page_calls(self, name: str) -> list[tuple]:
         """The first run of each fault that a page lacks; those that it does not reach are recorded at once."""
         found, runs = [], self.records[name]["runs"]
-        for gone in set(runs) - self.known:
-            del runs[gone]
         for mutant in record.missing(name, self.records[name], self.mutants, self.root):
             first = self._first_cell(name, mutant)
             reached = any(claim["cell"] >= first for claim in self.reach[name]["claims"].values())
@@ -174,7 +176,7 @@ class _Work:
 
     def _call(self, name: str, mutant: Mutant, size: float | None) -> tuple:
         seen = self.reach[name]
-        options = {"until": max(claim["cell"] for claim in seen["claims"].values()), "limit": 3 * seen["seconds"] + 30}
+        options = {"until": max(claim["cell"] for claim in seen["claims"].values()), "limit": 2 * seen["seconds"] + 20}
         return self.root, name, mutant, size, options
 
     def _first_cell(self, name: str, mutant: Mutant) -> float:
@@ -213,100 +215,6 @@ class _Work:
         times = f" × {size:g}" if size else ""
         return f"{name} under {mutant.name}{times}: {said} ({seconds:.0f} s)"
 
-    # --- faults on tests ----------------------------------------------------------------------------------------------
-
-    def on_tests(self) -> None:
-        """Run the tests that mirror the changed modules, the smallest size of a factor first."""
-        own, calls = record.read(TESTS, self.root), deque()
-        for gone in set(own) - self.known:
-            del own[gone]
-        for mutant in self.mutants:
-            if mutant.is_page or mutant.harmless:
-                continue
-            found = mirror(mutant, self.root)
-            digest = record.digest(
-                [record.mutant_digest(mutant, self.root), [(self.root / file).read_text("utf-8") for file in found]]
-            )
-            if own.get(mutant.name, {}).get("digest") != digest:
-                own[mutant.name] = {"digest": digest, "files": found, "noticed": {}}
-                if found:
-                    calls.append((self.root, mutant, mutant.sizes[0], found))
-
-        def ended(call, result, seconds):
-            _, mutant, size, found = call
-            own[mutant.name]["noticed"][record.size_name(size)] = result
-            larger = [other for other in mutant.sizes if size is not None and other > size]
-            if larger and not result:
-                calls.appendleft((self.root, mutant, larger[0], found))
-            record.write(TESTS, own, self.root)
-            times, said = f" × {size:g}" if size else "", {True: "noticed", False: "not noticed", None: "stopped"}
-            return f"{' '.join(found)} under {mutant.name}{times}: {said[result]} ({seconds:.0f} s)"
-
-        self.say(f"{len(calls)} faults on tests")
-        self.perform(trial.tests, calls, ended)
-        record.write(TESTS, own, self.root)
-
-    # --- parameters ---------------------------------------------------------------------------------------------------
-
-    def on_parameters(self) -> None:
-        """Give each parameter of a page another value, until something that the page shows is another."""
-        plain: dict[str, list] = {}
-        todo: dict[str, dict[str, list]] = {}
-        for name in self.names:
-            notebook = self.root / "notebooks" / f"{name}.ipynb"
-            own = self.records.setdefault(name, record.fresh(name, self.root))
-            defaults = parameters.defaults_of(notebook)
-            seen = own.get("parameters", {})
-            digest = record.page_digest(name, (), self.root)
-            if own and (seen.get("digest") != digest or set(seen.get("witness", ())) != set(defaults)):
-                own["parameters"] = {"digest": digest, "witness": {}}
-                todo[name] = {key: others(notebook, key, defaults) for key in defaults}
-        calls = deque((self.root, name, None, None, {"draw": True}) for name in todo for _ in range(2))
-        following: deque = deque()
-
-        def as_it_is(call, result, seconds):
-            name = call[1]
-            if result is None or result["errors"]:
-                return f"{name}: fails"
-            if name not in plain:
-                plain[name] = result["shown"]
-                return None
-            # what differs between two equal runs, such as a time, is no witness
-            plain[name] = [a if a == b else None for a, b in zip(plain[name], result["shown"], strict=True)]
-            for key in todo[name]:
-                if more := self._next_value(name, key, todo, plain):
-                    following.append(more)
-                else:
-                    self.records[name]["parameters"]["witness"][key] = None
-            return f"{name}: {len(todo[name])} parameters to change"
-
-        def changed(call, result, seconds):
-            _, name, _, _, options = call
-            ((key, value),) = options["values"].items()
-            differs = result is not None and not result["errors"] and result["differs"]
-            witness = self.records[name]["parameters"]["witness"]
-            more = None if differs else self._next_value(name, key, todo, plain)
-            if more:
-                following.appendleft(more)
-                return None
-            witness[key] = value if differs else None
-            record.write(name, self.records[name], self.root)
-            return f"{name}: {key} = {value!r} changes {'something' if differs else 'nothing'} ({seconds:.0f} s)"
-
-        self.say(f"{sum(map(len, todo.values()))} parameters on {len(todo)} pages")
-        self.perform(_page, calls, as_it_is)
-        self.perform(_page, following, changed)
-
-    def _next_value(self, name, key, todo, plain) -> tuple | None:
-        if not todo[name][key]:
-            return None
-        value = todo[name][key].pop(0)
-        return self.root, name, None, None, {"draw": True, "values": {key: value}, "against": plain[name]}
-
-
-def _page(root: Path, name: str, mutant: Mutant | None, size: float | None, options: dict) -> dict[str, Any]:
-    return trial.page(root, name, mutant, size, **options)
-
 
 def _smaller(mutant: Mutant, sizes: dict[str, dict]) -> float | None:
     """The next size to run: after 2 the smallest, and 1.1 where the smallest left something to know."""
@@ -322,54 +230,6 @@ def _smaller(mutant: Mutant, sizes: dict[str, dict]) -> float | None:
     return middle if open_still and record.size_name(middle) not in sizes else None
 
 
-def mirror(mutant: Mutant, root: Path = faults.ROOT) -> list[str]:
-    """The tests that mirror the module that a fault changes: the file of its name, else the files in the same place
-    that name it.
-
-    >>> mirror(faults.Mutant("a", "support.risk", "sign", "", "", ""))
-    ['tests/test_risk.py']
-    """
-    parts = mutant.target.removeprefix("support.").split(".")
-    place = root.joinpath("tests", *parts[:-1])
-    own = place / f"test_{parts[-1]}.py"
-    if own.is_file():
-        found = [own]
-    elif len(parts) > 1:
-        found = [path for path in sorted(place.glob("test_*.py")) if parts[-1] in path.read_text(encoding="utf-8")]
-        found = found or sorted(place.glob("test_*.py"))
-    else:
-        found = sorted(root.joinpath("tests", parts[0]).glob("test_*.py"))  # a package's own module
-    return [path.relative_to(root).as_posix() for path in found]
-
-
-def others(notebook: Path, name: str, defaults: dict[str, Any]) -> list:
-    """Other values of a parameter that the page may take, in the order in which to try them: from the page's sets, then
-    neighbours of its own.
-    """
-    own = defaults[name]
-    named = parameters.sets(notebook)
-    named = {"witness": named.get("witness", {})} | {key: given for key, given in named.items() if key != "ranges"}
-    found = [given[name] for given in named.values() if name in given]
-    match own:
-        case bool():
-            found += [not own]
-        case int():
-            found += [own + 1, own - 1, 2 * own, own // 2]
-        case float():
-            found += [1.1 * own, 0.9 * own, 2 * own, own / 2, own + 0.1, own + 1]
-        case list() if len(own) > 1:
-            found += [own[:-1], own[1:]]
-    kept: list = []
-    for value in found:
-        try:
-            parameters.complete(notebook, {name: value}, defaults)
-        except page.ParameterError:
-            continue
-        if not any(page.same(value, other) for other in [own, *kept]):
-            kept.append(value)
-    return kept
-
-
 # --- what the record shows --------------------------------------------------------------------------------------------
 
 
@@ -380,7 +240,7 @@ def summary(mutants: list[Mutant], root: Path = faults.ROOT, say: Callable[[str]
     known = {mutant.name: mutant for mutant in mutants}
     found = [outcome for outcome in record.outcomes(root) if outcome.mutant in known]
     noticed = record.noticed(found, record.checked(root))
-    tests = record.read(TESTS, root)
+    tests = record.read(record.TESTS, root)
     pages = {name: record.read(name, root) for name in record.pages(root)}
     changed = {outcome.mutant for outcome in found if outcome.state == "changed"}
     ran = [

@@ -8,7 +8,9 @@ fails is noted, a verdict that contradicts the ledger is none of our business, a
 from __future__ import annotations
 
 import contextlib
+import doctest
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -48,8 +50,8 @@ def page(
 ) -> dict[str, Any]:
     """Run the page ``noise/zoo`` of the tree ``root`` and return ``{claims, errors, seconds, …}``.
 
-    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds after which it ends with what
-    there is.  values: parameters in place of the page's.
+    mutant, size: the fault.  until: the number of the last cell to run.  limit: seconds of the processor after which it
+    ends with what there is.  values: parameters in place of the page's.
     trace: return, as ``lines``, for each module the lines that ran, each with the number of the first cell that ran it.
     draw: digest the figures too, and return, as ``shown``, a digest of what each cell shows; with ``against``, the
     digests of another run, stop at the first cell that shows something else, and say so in ``differs``.
@@ -57,32 +59,22 @@ def page(
     claims: by id, ``{verdict, shown, cell}``: the verdict, a digest of all that the check shows, and the number of its
     cell.  errors: by the number of the cell.
     """
-    start = time.perf_counter()
-    notebook = root / "notebooks" / f"{name}.ipynb"
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    cells = faults.code_cells(content)
-    changed = {}
-    if mutant is not None and mutant.is_page:
-        cells = faults.changed_cells(mutant, cells, size)
-    elif mutant is not None:
-        file = mutant.file(root)
-        changed[mutant.target] = file, mutant.changed(file.read_text(encoding="utf-8"), size)
-    animation = root / "support" / "animation.py"
-    if not draw and animation.is_file() and "support.animation" not in changed:
-        changed["support.animation"] = animation, animation.read_text(encoding="utf-8") + _SILENT
-    if values:
-        at = next(c["id"] for c in content["cells"] if "parameters" in c["metadata"].get("tags", ()))
-        cells[at] += "\n" + "\n".join(f"{key} = {value!r}" for key, value in values.items())
+    start = time.process_time()
+    cells, changed = _sources(root, name, mutant, size, values)
+    if not draw:
+        file = root / "support" / "animation.py"
+        own = changed.get("support.animation") or (file, file.read_text(encoding="utf-8") if file.is_file() else "")
+        changed["support.animation"] = own[0], own[1] + _SILENT
     applied.install(root, changed)
     os.environ.pop("SUPPORT_BOOK", None)
-    os.chdir(notebook.parent)
+    os.chdir((root / "notebooks" / name).parent)
     sys.path[:0] = [""]  # as in a kernel
     shell, shown = _shell(draw)
     found: dict[str, Any] = {"claims": {}, "errors": {}}
     tracer = _tracer(root) if trace else None
     if limit:
-        signal.signal(signal.SIGALRM, _time_up)
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        signal.signal(signal.SIGPROF, _time_up)
+        signal.setitimer(signal.ITIMER_PROF, limit)
     digests = []
     for number, source in enumerate(cells.values()):
         if tracer:
@@ -101,7 +93,26 @@ def page(
     if tracer:
         tracer.stop()
         found["lines"] = _lines(tracer, root)
-    return found | {"shown": digests, "seconds": time.perf_counter() - start}
+    return found | {"shown": digests, "seconds": time.process_time() - start}
+
+
+def _sources(root: Path, name: str, mutant, size, values) -> tuple[dict[str, str], dict[str, tuple[Path, str]]]:
+    """The cells of a page, and the modules with other source, as a fault and other parameters make them."""
+    content = json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells, changed = faults.code_cells(content), {}
+    if mutant is not None and mutant.is_page:
+        cells = faults.changed_cells(mutant, cells, size)
+    elif mutant is not None:
+        changed[mutant.target] = mutant.file(root), mutant.changed(faults.text_of(mutant, root), size)
+    if values:
+        at = next(cell["id"] for cell in content["cells"] if "parameters" in cell["metadata"].get("tags", ()))
+        cells[at] += "\n" + "\n".join(f"{key} = {value!r}" for key, value in values.items())
+    return cells, changed
+
+
+def job(root: Path, name: str, mutant: faults.Mutant | None, size: float | None, options: dict) -> dict[str, Any]:
+    """`page`, as `support.jobs` calls it."""
+    return page(root, name, mutant, size, **options)
 
 
 class _TimeUp(BaseException):
@@ -219,15 +230,25 @@ def _lines(tracer, root: Path) -> dict[str, dict[int, int]]:
 
 
 def tests(root: Path, mutant: faults.Mutant, size: float | None, files: list[str]) -> bool | None:
-    """Whether tests fail under a fault; None where they do not get so far."""
+    """Whether an example in the changed module's docstrings, or a test in ``files``, fails under a fault; None where
+    they do not get so far.
+    """
     import pytest
 
-    file = mutant.file(root)
-    applied.install(root, {mutant.target: (file, mutant.changed(file.read_text(encoding="utf-8"), size))})
+    changed = mutant.changed(faults.text_of(mutant, root), size)
+    applied.install(root, {mutant.target: (mutant.file(root), changed)})
     os.chdir(root)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what they measure and draw takes seconds to import
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
+    try:
+        module = importlib.import_module(mutant.target)
+    except Exception:
+        return None
+    if doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed:
+        return True
+    if not files:
+        return False
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
     return {pytest.ExitCode.OK: False, pytest.ExitCode.TESTS_FAILED: True}.get(status)

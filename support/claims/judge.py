@@ -142,7 +142,7 @@ def _margin(claim: ledger.Claim, plan, outcome) -> tuple[ledger.Margin, bool]:
     from support.recorded import Planned
 
     instance("plan", plan, Planned, "give recorded.planned(name)")
-    if claim.id not in plan.plan.claims:
+    if not any(claim.id == asked or claim.id.startswith(f"{asked}.") for asked in plan.plan.claims):  # a part of it
         raise Refused(
             f"{claim.id} is none of the claims of plan {plan.plan.name} ({', '.join(plan.plan.claims)}): give the plan "
             f"that asks for it, or none"

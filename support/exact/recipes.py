@@ -234,3 +234,26 @@ def counted(law: Law) -> tuple[Fraction, Fraction, Fraction]:
     first, both, ones = [1] + [0] * (checked(law).n - 1), [1, 1] + [0] * (law.n - 2), [1] * law.n
     one, two, total = (moments(parts(law, g))[1] for g in (first, both, ones))
     return one, (two - 2 * one) / 2, total
+
+
+class _Units(np.random.Generator):
+    """White noise that is none: the unit vectors in turn, then zero."""
+
+    def standard_normal(self, size=None):
+        return np.eye(*size)
+
+
+def affine(law: Law) -> tuple[np.ndarray, np.ndarray]:
+    """The vector w, shape (n,), and the matrix A, shape (n, n), of a law that draws ``W = w + A ε`` with ε white.
+
+    Read off its sampler, to which the unit vectors are handed in place of the noise: w is the mean and AAᵀ the
+    covariance of what is drawn, whatever the law says of itself. Raises WrongType for a law that is not Gaussian.
+
+    >>> w, A = affine(GaussianFisher(n=4, b=1))
+    >>> w, A[0]
+    (array([0.25, 0.25, 0.25, 0.25]), array([0.5, 0. , 0. , 0. ]))
+    """
+    if not isinstance(checked(law), (GaussianCovariance, GaussianFisher)):
+        raise WrongType(f"{law.name} is not affine in white noise: give GaussianCovariance or GaussianFisher")
+    *moved, start = law.sample(law.n + 1, _Units(np.random.PCG64()))
+    return start, (np.array(moved) - start).T

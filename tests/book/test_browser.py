@@ -158,7 +158,7 @@ def test_a_page_is_whole_quiet_and_readable(chromium, page, visit):
         found |= {"complaint": opened.complaints, "request to a host": opened.foreign_requests()}
         opened.page.evaluate(axe())
         found["axe"] = opened.page.evaluate(AXE)
-        notebook = ROOT / Path(page).with_suffix(".ipynb")
+        notebook = BOOK.parent / "executed" / Path(page).relative_to(Path(page).parts[0]).with_suffix(".ipynb")
         if notebook.is_file() and width == 1300:
             found["beyond the form"] = form.form(notebook, round(height)).failures
     assert {what: items for what, items in found.items() if items} == {}

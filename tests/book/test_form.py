@@ -94,17 +94,17 @@ def test_what_is_counted(measured):
                 "table()", outputs=[shown(**{"text/html": f"<table><thead><tr><th>a</th></tr></thead>{rows}</table>"})]
             ),
             code("check()", outputs=[shown(**{"text/html": f"<details class='claim-box'><table>{rows}</table>"})]),
-            code("film", outputs=[shown(**{"image/png": "AA=="})]),
+            code("film(fontsize=8.5, size=1, labelsize=12)", outputs=[shown(**{"image/png": "AA=="})]),
         ],
         height=14001,
     )
-    # open code has 11·5 + 7 + 7 + 4 characters, prose 5·(4 + 6) + 2 + 9·2: 73 of 143
+    # open code has 11·5 + 7 + 7 + 41 characters, prose 5·(4 + 6) + 2 + 9·2: 110 of 180
     assert found.measured == {
-        "words": 20, "verdicts": 2, "figures": 3, "height": 14001, "code": 11 + 30 + 3 + 2 + 3, "open": 51,
-        "long cells": 1, "no alt": 2, "long tables": 2,
+        "words": 20, "verdicts": 2, "figures": 3, "height": 14001, "code": 11 + 30 + 3 + 2 + 3, "open": 61,
+        "long cells": 1, "no alt": 2, "small type": 1, "long tables": 2,
     }  # fmt: skip
     assert found.kind is None and not found.failures, "a page that is not yet in the form does not fail"
-    assert found.over == ["height", "open", "long cells", "no alt", "long tables"]
+    assert found.over == ["height", "open", "long cells", "no alt", "small type", "long tables"]
 
 
 def test_a_page_in_the_form_keeps_to_the_limits_or_says_why(measured):

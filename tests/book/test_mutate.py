@@ -123,6 +123,7 @@ def test_tests_notice_a_fault(tree):
 
 def test_nothing_is_run_twice_and_what_has_changed_is_run_again(tree):
     root, *_ = tree
+    run(root)  # forgets the fault that another test has tried
     before = record.read("part/page", root)
     _, said = run(root)
     assert "0 faults on pages" in said and "0 faults on tests" in said and "0 parameters on 0 pages" in said
@@ -135,8 +136,8 @@ def test_nothing_is_run_twice_and_what_has_changed_is_run_again(tree):
     assert [line.partition(":")[0] for line in record.problems(mutants, root)] == ["part/page"]
     assert "its cells have changed since" in next(record.problems(mutants, root))
     page.write_text(written, encoding="utf-8")
-    other = faults.Mutant(**CHANGES[1] | {"replace": "0.6 * total / len(numbers)"})
-    assert next(record.problems([other], root)).startswith("part/page: not yet run under half: run `python -m support")
+    others = [faults.Mutant(**CHANGES[1] | {"replace": "0.6 * total / len(numbers)"}), *mutants]
+    assert next(record.problems(others, root)).startswith("part/page: not yet run under half: run `python -m support")
 
 
 def test_a_claims_margin_belongs_to_what_decides_its_page(tree, monkeypatch):
@@ -163,6 +164,7 @@ def test_a_harmless_change_that_changes_a_verdict_is_named(tree):
         ({"target": "toys"}, "half: target 'toys' is unknown"),
         ({"target": "part/none"}, "half: target 'part/none' is unknown"),
         ({"find": "total"}, "half: 'total' occurs 2 times in toy"),
+        ({"find": ""}, "half: '' occurs"),
         ({"find": "sum of all"}, "half: 'sum of all' occurs 0 times in toy"),
         ({"replace": "(total / len(numbers))"}, "half: its replacement is the same code"),
         ({"replace": "total / / 2"}, "half: with its replacement toy is no Python"),
@@ -189,6 +191,15 @@ def test_unknown_names_are_refused(tree):
             run(root, **options)
 
 
+def test_a_tree_without_pages_and_a_damaged_record_are_refused(tmp_path):
+    with pytest.raises(MutantError, match="has a check: run this in the root of the book"):
+        mutate.run(tmp_path)
+    record.folder(tmp_path).mkdir(parents=True)
+    (record.folder(tmp_path) / "part.page.json").write_text('{"page": "part/page"}')
+    with pytest.raises(MutantError, match=r"part\.page\.json is damaged: remove it"):
+        record.outcomes(tmp_path)
+
+
 def test_a_module_is_changed_for_everybody(tmp_path):
     """Names that other modules have imported from it too."""
     (tmp_path / "low.py").write_text("def f():\n    return 1\n")
@@ -202,3 +213,25 @@ def test_a_module_is_changed_for_everybody(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert found.stdout == "2\n"
+
+
+def test_what_the_ledger_says():
+    said = [record.Noticed(*numbers).sentence for numbers in ((0, 0, None), (1, 1, 2), (1, 0, None), (4, 4, 1.1))]
+    assert said == [
+        "No deliberate fault has reached it.",
+        "The one deliberate fault that moved its numbers changed the verdict, at a factor of 2.",
+        "The one deliberate fault that moved its numbers did not change the verdict.",
+        "Of 4 deliberate faults that moved its numbers, all changed the verdict; the smallest by a factor of 1.1.",
+    ]
+
+
+def test_every_fault_can_be_made():
+    kinds = [mutant.kind for mutant in faults.load()]
+    assert len(kinds) - kinds.count(faults.HARMLESS) >= 60 and kinds.count(faults.HARMLESS) >= 20
+
+
+def test_the_record_belongs_to_todays_checks():
+    """Else run `make mutants`, or what the lines say."""
+    if not record.folder().is_dir():
+        pytest.skip("there is no record of faults yet: run `make mutants`")
+    assert list(record.problems(faults.load())) == []

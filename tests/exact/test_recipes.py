@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from support.exact import recipes
-from support.sampling import Bernoulli, Compensated, FullBatch, GaussianFisher, Law, MiniBatch, Rademacher, SparseFisher
+from support.sampling import (
+    Bernoulli,
+    Compensated,
+    FullBatch,
+    GaussianCovariance,
+    GaussianFisher,
+    Law,
+    MiniBatch,
+    Rademacher,
+    SparseFisher,
+)
 
 SIZES = [(3, 1, 2), (4, 2, 4), (5, 5, 5), (7, 3, 5), (9, 2, 3)]
 
@@ -119,3 +129,18 @@ def test_a_law_without_a_recipe_is_refused():
         recipes.menagerie(6, 2, 4.5)
     with pytest.raises(ValueError, match=r"g has shape \(2,\): give one number for each of the n = 3"):
         list(recipes.parts(MiniBatch(3, 2), [1, 2]))
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_the_affine_map_is_that_of_the_draws(replace):
+    """Against the noise itself, drawn again from the same seed, and a covariance counted over all batches."""
+    n, b = 6, 2
+    for law, sgd in ((GaussianCovariance(n, b, replace=replace), True), (GaussianFisher(n, b, replace=replace), False)):
+        w, A = recipes.affine(law)
+        draws, white = (np.random.default_rng(1) for _ in range(2))
+        np.testing.assert_allclose(law.sample(50, draws), w + white.standard_normal((50, n)) @ A.T, atol=1e-12)
+        one, off, _ = recipes.counted(MiniBatch(n, b, replace=replace))
+        expected = np.full((n, n), float(off)) + np.eye(n) * float(one - off) if sgd else np.eye(n) / (b * n)
+        np.testing.assert_allclose(A @ A.T, expected, atol=1e-15)
+    with pytest.raises(TypeError, match="SGD is not affine in white noise: give GaussianCovariance"):
+        recipes.affine(MiniBatch(n, b))

@@ -22,6 +22,13 @@ def test_the_digits_network_takes_images_and_rows_alike_and_is_two_layers():
     assert torch.equal(ours(images.contiguous(memory_format=torch.channels_last)), expected)
 
 
+def test_the_lenet_has_the_layers_and_the_parameters_that_the_papers_print():
+    net = models.LeNet()
+    weights = [tuple(p.shape) for p in net.parameters() if p.ndim > 1]
+    assert weights == [(10, 1, 5, 5), (10, 10, 5, 5), (50, 160), (10, 50)]  # 28 → 24 → 12 → 8 → 4, and 10·4·4 = 160
+    assert models.count_parameters(net) == (25 + 1) * 10 + (250 + 1) * 10 + (160 + 1) * 50 + (50 + 1) * 10 == 11_330
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import support
@@ -95,7 +96,7 @@ class Mutant:
             tried = [(self.find.replace("\n", b), self.replace.replace("\n", b)) for b in breaks]
             found = [(count, find, replace) for find, replace in tried if (count := source.count(find))]
         if (count := sum(times for times, _, _ in found)) != 1:
-            shown = self.find.splitlines()[0][:60]
+            shown = self.find.partition("\n")[0][:60]
             raise MutantError(
                 f"{self.name}: {shown!r} occurs {count} times in {self.target}: give a piece that occurs once"
             )
@@ -103,7 +104,7 @@ class Mutant:
 
 
 def read(path: Path) -> list[Mutant]:
-    """The changes of one list. Raises MutantError for an entry that is malformed; `verified` looks at the targets.
+    """The changes of one list. Raises MutantError for an entry that is malformed; `verify` looks at the targets.
 
     >>> {mutant.kind for mutant in read(LISTS / "harmless.yaml")}
     {'harmless'}
@@ -116,7 +117,7 @@ def read(path: Path) -> list[Mutant]:
         raise MutantError(f"{path.name} is no YAML: {str(error).splitlines()[0]}; write a list of changes") from None
     names = [field.name for field in fields(Mutant)]
     found = []
-    for entry in entries or []:
+    for entry in entries if isinstance(entries, list) else [entries] if entries else []:
         given = entry if isinstance(entry, dict) else {}
         if sorted(given) != sorted(names) or not all(isinstance(text, str) for text in given.values()):
             which = given.get("name", f"entry {len(found) + 1}")
@@ -189,6 +190,7 @@ def code_cells(notebook: dict) -> dict[str, str]:
     return {key: "".join(cell["source"]) for key, cell in cells.items() if cell["cell_type"] == "code"}
 
 
+@cache
 def _parsed(source: str) -> str:
     """The syntax tree of a source as text; a magic command of a page counts as a comment."""
     return ast.dump(ast.parse(re.sub(r"^(?=[%!])", "#", source, flags=re.MULTILINE)))

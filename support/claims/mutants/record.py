@@ -21,8 +21,9 @@ from typing import Any
 from support import files
 from support.claims import ledger
 from support.claims.mutants import faults
-from support.claims.mutants.faults import Mutant
+from support.claims.mutants.faults import Mutant, MutantError
 
+TESTS = "tests"  # the record that is no page's
 WHOLE = "whole"  # the size of a change that has none, in a record
 
 
@@ -97,9 +98,21 @@ def pages(root: Path = faults.ROOT) -> list[str]:
 
 
 def read(name: str, root: Path = faults.ROOT) -> dict[str, Any]:
-    """The record of the page ``noise/zoo``, or that of the ``tests``; empty where there is none."""
+    """The record of the page ``noise/zoo``, or that of the ``tests``; empty where there is none. Raises MutantError for
+    a file that is none.
+    """
     path = _path(name, root)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _read(path) if path.is_file() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if path.stem != TESTS and not {"page", "digest", "claims", "runs"} <= set(found):
+            raise ValueError
+    except ValueError:
+        raise MutantError(f"the record {path.name} is damaged: remove it, and run `make mutants`") from None
+    return found
 
 
 def write(name: str, content: Mapping[str, Any], root: Path = faults.ROOT) -> None:
@@ -175,18 +188,22 @@ class Noticed:
         >>> Noticed(7, 5, 1.02).sentence
         'Of 7 deliberate faults that moved its numbers, 5 changed the verdict; the smallest by a factor of 1.02.'
         """
-        if not self.reached:
-            return "No deliberate fault has reached it."
-        which = "the deliberate fault" if self.reached == 1 else f"{self.reached} deliberate faults"
-        size = f"; the smallest by a factor of {self.smallest:g}" if self.smallest else ""
-        return f"Of {which} that moved its numbers, {self.changed or 'none'} changed the verdict{size}."
+        size = f"a factor of {self.smallest:g}" if self.smallest else ""
+        match self.reached, self.changed:
+            case 0, _:
+                return "No deliberate fault has reached it."
+            case 1, changed:
+                did = "changed" if changed else "did not change"
+                return f"The one deliberate fault that moved its numbers {did} the verdict{size and f', at {size}'}."
+        which = "all" if self.changed == self.reached else self.changed or "none"
+        return f"Of {self.reached} deliberate faults that moved its numbers, {which} changed the verdict{size and f'; the smallest by {size}'}."
 
 
 def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
     """All that the record holds, page by page."""
     found = []
     for path in sorted(folder(root).glob("*.*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = _read(path)
         for mutant, run in record["runs"].items():
             for size, states in run["sizes"].items():
                 at = mutant, run["kind"], run["target"], size, record["page"]
@@ -197,7 +214,7 @@ def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
 
 def checked(root: Path = faults.ROOT) -> list[str]:
     """The claims whose checks the record knows, in the ledger's order."""
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in folder(root).glob("*.*.json"))
+    records = (_read(path) for path in sorted(folder(root).glob("*.*.json")))
     known = {claim for record in records for claim in record["claims"]}
     return [claim for claim in ledger.load() if claim in known]
 
