@@ -189,6 +189,7 @@ class Noticed:
         'Of 7 deliberate faults that moved its numbers, 5 changed the verdict; the smallest by a factor of 1.02.'
         """
         size = f"a factor of {self.smallest:g}" if self.smallest else ""
+        smallest = f"; the smallest by {size}" if size else ""
         match self.reached, self.changed:
             case 0, _:
                 return "No deliberate fault has reached it."
@@ -196,7 +197,7 @@ class Noticed:
                 did = "changed" if changed else "did not change"
                 return f"The one deliberate fault that moved its numbers {did} the verdict{size and f', at {size}'}."
         which = "all" if self.changed == self.reached else self.changed or "none"
-        return f"Of {self.reached} deliberate faults that moved its numbers, {which} changed the verdict{size and f'; the smallest by {size}'}."
+        return f"Of {self.reached} deliberate faults that moved its numbers, {which} changed the verdict{smallest}."
 
 
 def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
