@@ -205,6 +205,8 @@ def test_a_plan_gives_its_margin_and_leaves_the_verdict_open_until_it_is_complet
     del runs["B", 2]
     open_yet = judge(claim, **asked, plan=Planned(plan, runs))
     assert open_yet.verdict == "open" and "1 of its 2 seeds" in open_yet.note
+    part = replace(plan, claims=(claim.rpartition(".")[0],))  # the plan asked for the whole, of which this is a part
+    assert judge(claim, **asked, plan=Planned(part, runs)).verdict == "open"
     with pytest.raises(Refused, match="is none of the claims of plan p"):
         judge("wu.test", **asked, plan=Planned(replace(plan, claims=("wu.other",)), runs))
     with pytest.raises(Refused, match="belongs to a plan"):
