@@ -338,6 +338,15 @@ def test_a_line_unfolds_to_numbers_with_the_sign_between_them(entry):
     assert " open>" in box.html(judge(claim, measured=3, here=2, true=3, unfold=True))
 
 
+def test_the_decisive_numbers_are_those_of_the_tightest_or_the_worst_case(entry):
+    holds = {"measured": {"yes": True, "far": 1.0, "near": 3.9}, "here": {"yes": True, "far": 9.0, "near": 4.0}}
+    assert judge(entry(), **holds, relation="<=").decisive == "3.9 ≤ 4"
+    fails = {"measured": {"yes": True, "bad": 5.0, "worse": 7.0}, "here": {"yes": True, "bad": 4.0, "worse": 4.5}}
+    assert judge(entry("refuted"), **fails, relation="<=").decisive == "7 ≰ 4.5"
+    assert judge(entry(), measured=sum([1e-16, 2e-16]), here=0.0).decisive == "0 within 3e-16"
+    assert judge(entry(), measured=np.eye(3), here=np.eye(3)).decisive == "9 entries equal"
+
+
 def test_a_claim_is_said_in_a_line():
     words = " ".join(f"w{k}" for k in range(30))
     assert Claim("wu.x", "wu", "", "empirical", words, short="so").line == "so"
