@@ -1,6 +1,8 @@
 // What is wider than its place: a displayed formula shrinks a little, and what still scrolls sideways inside itself can
 // be reached by keyboard and shows where it goes on.
 document.addEventListener("DOMContentLoaded", () => {
+  // the bibliography calls itself a list, whose entries say what they are and are no items of one
+  for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
   const wide = ".noise-zoo .scroll, .ledger-table, .claim-numbers, .pst-scrollable-table-container, .cell_input pre, div.math, mjx-container[display], mjx-container.long";
   const known = new WeakSet();
   const all = (what) => document.querySelectorAll(`.bd-article :is(${what})`);
