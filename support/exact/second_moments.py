@@ -84,7 +84,11 @@ class Descent:
 
     def inside(self, matrix):
         """A matrix (d, d) on the directions that move, (r, r)."""
-        return self.axes.T @ matrix @ self.axes
+        return matrix if len(self.axes.T) == len(matrix) else self.axes.T @ matrix @ self.axes
+
+    def outside(self, matrix):
+        """A matrix (r, r) on the directions that move as one (d, d), zero on the others."""
+        return matrix if len(self.axes) == len(matrix) else self.axes @ matrix @ self.axes.T
 
     @cached_property
     def hessian(self) -> np.ndarray:
@@ -108,7 +112,7 @@ class Descent:
         if not pull.any():
             return self.population.optimum
         curvature = self.population.second_moment + self.decay
-        if np.linalg.cond(curvature) > 1e14:
+        if not np.linalg.cond(curvature, 1) < 1e14:
             raise Refused("K = A + Γ is singular: the mean does not settle; choose another decay")
         return self.population.optimum - np.linalg.solve(curvature, pull)
 
@@ -119,8 +123,7 @@ class Descent:
 
     def spread(self, moment) -> np.ndarray:
         """𝒞(S) for S (r, r), the part of the gradient's covariance that grows with S."""
-        full = self.axes @ moment @ self.axes.T
-        fourth = self.inside(self.population.fourth(full))
+        fourth = self.inside(self.population.fourth(self.outside(moment)))
         return self._strength * fourth + (self._jitter - self._strength) * self.hessian @ moment @ self.hessian
 
     @cached_property
@@ -175,13 +178,13 @@ class Descent:
         return self.carry(joint, self.spread(joint[:r, :r]) + self.forcing)
 
     def carry(self, joint, kick) -> np.ndarray:
-        """The joint moment after a step whose gradient has this covariance (r, r)."""
-        r, rate, one = len(self.rate), self.rate, np.eye(len(self.rate))
-        half = np.block([[one, 0 * one], [self.curvature, self.momentum * one]])
-        after = half @ joint @ half.T
-        after[r:, r:] += kick
-        move = np.block([[one, -rate], [0 * one, one]])
-        return move @ after @ move.T
+        """The joint moment, (2r, 2r) and symmetric, after a step whose gradient has this covariance (r, r)."""
+        r, mu, rate, curvature = len(self.rate), self.momentum, self.rate, self.curvature
+        own, cross, square = joint[:r, :r], joint[:r, r:], joint[r:, r:]
+        pulled = own @ curvature + mu * cross  # E zmᵀ with the new m and the old z
+        square = curvature @ pulled + mu * cross.T @ curvature + mu * mu * square + kick
+        cross = pulled - rate @ square
+        return np.block([[own - pulled @ rate.T - rate @ cross.T, cross], [cross.T, square]])
 
 
 def a_descent(value) -> Descent:
