@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from support.errors import Refused, array, instance, real
+from support.errors import Refused, array, instance
 from support.exact.batch_noise import BatchNoise
+from support.exact.matrices import a_momentum, multiple, shared_axes, symmetric
 from support.exact.populations import FinitePopulation, GaussianPopulation, Population, a_population
 
 
@@ -55,20 +56,15 @@ class Descent:
     def __init__(self, population: Population, noise: BatchNoise, lr, momentum: float = 0.0, decay=0.0):
         a_population(population)
         instance("noise", noise, BatchNoise, "give BatchNoise(strength, jitter), or fresh(law), fixed(law), matched(b)")
-        self.momentum = real("momentum", momentum, 0)
-        if not self.momentum < 1:
-            raise Refused(f"momentum = {momentum} never forgets a gradient: choose 0 ≤ momentum < 1")
+        self.momentum = a_momentum(momentum)
         if population.exact:
             population = FinitePopulation(
                 *(a.astype(float) for a in (population.inputs, population.targets, population.probabilities))
             )
         d = len(population.optimum)
-        if np.ndim(lr) == 0:
-            real("lr", lr, above=0)
         self.population, self.noise = population, noise
-        self.lr, self.decay = _matrix("lr", lr, d), _matrix("decay", decay, d)
-        if not np.allclose(self.decay, self.decay.T, rtol=1e-12, atol=0):
-            raise Refused("decay is not symmetric: the penalty ½ θᵀΓθ sees only ½(Γ + Γᵀ), give that")
+        self.lr = multiple("lr", lr, d, above=0)
+        self.decay = symmetric("decay", multiple("decay", decay, d))
         self._strength, self._jitter = float(noise.strength), float(noise.jitter)
 
     def changed(self, **values) -> Descent:
@@ -153,17 +149,9 @@ class Descent:
         if not isinstance(self.population, GaussianPopulation):
             return None
         matrices = self.hessian, self.rate, self.curvature
-        sizes = [np.abs(m).max() or 1.0 for m in matrices]
-        mixed = sum(w * m / size for w, m, size in zip((1.0, 0.7320508, 0.4142136), matrices, sizes, strict=True))
-        if not np.allclose(mixed, mixed.T, rtol=0, atol=1e-13):
+        if (turn := shared_axes(matrices)) is None:
             return None
-        turn = np.linalg.eigh(mixed)[1]
-        turned = [turn.T @ m @ turn for m in matrices]
-        if any(
-            np.abs(m - np.diag(np.diag(m))).max() > 1e-13 * len(m) * size for m, size in zip(turned, sizes, strict=True)
-        ):
-            return None
-        return Modes(*(np.diag(m).copy() for m in turned), self.axes @ turn)
+        return Modes(*(np.einsum("ij,ij->j", turn, m @ turn) for m in matrices), self.axes @ turn)
 
     def step(self, joint) -> np.ndarray:
         """The joint moment of (θ − θ*, m) after a step from one of this value, (2r, 2r), literally as above.
@@ -206,7 +194,8 @@ class Lyapunov:
     """
 
     def __init__(self, transition):
-        one = np.eye(len(array("transition", transition, ("n", "n"))))
+        transition = array("transition", transition, ("n", "n"))
+        one = np.eye(len(transition))
         self.radius = float(np.abs(np.linalg.eigvals(transition)).max())
         if not self.radius < 1:
             raise Refused(f"the transition has spectral radius {self.radius:.6g}: the sum over the past needs one < 1")
@@ -219,10 +208,3 @@ class Lyapunov:
         right = -2 * self._in @ forcing @ self._in.T
         solution, scale, _ = self._solve(self._triangle, self._triangle, right, tranb="T")
         return self._turn @ (scale * solution) @ self._turn.T
-
-
-def _matrix(name, value, d):
-    """A number times the identity, or a matrix (d, d)."""
-    if np.ndim(value) == 0:
-        return real(name, value) * np.eye(d)
-    return array(name, value, (d, d))

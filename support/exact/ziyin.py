@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from support.errors import Refused, array, boolean, choice, real
+from support.exact.matrices import a_momentum, commuting, multiple, ridge, symmetric
 
 COLUMNS = ("exact", "discrete", "continuous", "large batch", "small rate")
 
@@ -43,9 +44,11 @@ def theorem_1(lr, hessian, covariance, noise, momentum: float = 0.0) -> np.ndarr
     >>> theorem_1([[0.5]], [[1.0]], [[1.0]], [[3.0]]).tolist()  # 2ηh − η²h² = η² C
     [[0.0]]
     """
-    hessian = _symmetric("hessian", hessian)
-    lr, covariance, noise = (_symmetric(n, v, hessian) for n, v in zip(_NAMES, (lr, covariance, noise), strict=True))
-    mu, one, pull = _momentum(momentum), 1 - momentum**2, lr @ hessian
+    hessian = symmetric("hessian", hessian)
+    lr, covariance, noise = (
+        symmetric(n, v, len(hessian)) for n, v in zip(_NAMES, (lr, covariance, noise), strict=True)
+    )
+    mu, one, pull = a_momentum(momentum), 1 - momentum**2, lr @ hessian
     first, second = pull @ covariance, pull @ pull @ covariance
     left = (1 - mu) * (first + first.T) - (1 + mu**2) / one * first @ pull.T + mu / one * (second + second.T)
     return left - lr @ noise @ lr
@@ -58,8 +61,8 @@ def lemma_1(features, covariance, b: float, variance: float) -> np.ndarray:
     >>> lemma_1([[2.0]], [[0.5]], 4, 1.0).tolist()
     [[1.5]]
     """
-    a = _symmetric("features", features)
-    covariance, b = _symmetric("covariance", covariance, a), real("b", b, 1)
+    a = symmetric("features", features)
+    covariance, b = symmetric("covariance", covariance, len(a)), real("b", b, 1)
     return (a @ covariance @ a + (np.sum(a * covariance) + real("variance", variance, 0)) * a) / b
 
 
@@ -70,8 +73,8 @@ def proposition_3(features, decay, target, covariance, b: float) -> np.ndarray:
     >>> proposition_3([[1.0]], [[1.0]], [2.0], [[0.0]], 1).tolist()  # c = −1: C = 2c²
     [[2.0]]
     """
-    a, gamma, u, k = _ridge(features, decay, target, commuting=False)
-    covariance, b = _symmetric("covariance", covariance, a), real("b", b, 1)
+    a, gamma, u, k = ridge(features, decay, target)
+    covariance, b = symmetric("covariance", covariance, len(a)), real("b", b, 1)
     moved = np.linalg.solve(k, gamma @ u)
     level = np.sum(a * covariance) + moved @ a @ moved
     return (a @ covariance @ a + level * a + np.outer(a @ moved, a @ moved)) / b
@@ -90,9 +93,9 @@ def label_noise(
     >>> label_noise([[1.5]], 1.0, 12, 0.25, column="discrete").covariance.round(6).tolist()  # half of the exact one
     [[0.041667]]
     """
-    a = _symmetric("features", features)
-    rate, b, variance, mu = _rate(lr, a), real("b", b, 1), real("variance", variance, 0), _momentum(momentum)
-    _commute(features=a, lr=rate)
+    a = symmetric("features", features)
+    rate, b, variance, mu = _rate(lr, len(a)), real("b", b, 1), real("variance", variance, 0), a_momentum(momentum)
+    commuting(features=a, lr=rate)
     column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
     kappa, g = 0.0, 2 * (1 - mu) * np.eye(len(a))
     if column in ("discrete", "large batch"):
@@ -136,8 +139,8 @@ def theorem_3(features, lr, b: float, variance: float, momentum: float = 0.0) ->
     [[1.0]]
     """
     variance, (kappa, g) = real("variance", variance, 0), kappa_mu(features, lr, b, momentum)
-    a = _symmetric("features", features)
-    rate = _rate(lr, a)
+    a = symmetric("features", features)
+    rate = _rate(lr, len(a))
     share = np.linalg.solve(g, rate @ a)
     return variance / b * (a + (1 + kappa / b) / b * (share + np.trace(share) * np.eye(len(a))) @ a)
 
@@ -153,8 +156,8 @@ def input_noise(features, blur, target, lr: float, b: float, *, column: str = "e
     >>> [round(input_noise([[1.0]], [[1.0]], [1.0], 0.2, 2, printed=p).test, 6) for p in (False, True)]
     [0.145833, 0.166667]
     """
-    a = _symmetric("features", features)
-    noise, u = _symmetric("blur", blur, a), array("target", target, a.shape[:1])
+    a = symmetric("features", features)
+    noise, u = symmetric("blur", blur, len(a)), array("target", target, a.shape[:1])
     lr, b, k = real("lr", lr, above=0), real("b", b, 1), a + noise
     column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
     missed = np.linalg.solve(k, noise @ u)  # B'u = u − θ*
@@ -184,7 +187,8 @@ def weight_decay(
     >>> round(weight_decay([[4.0]], -2.53069, [1.0], 1.0, 64).test, 4)  # Figure 5
     16.5374
     """
-    a, gamma, u, k = _ridge(features, decay, target, commuting=True)
+    a, gamma, u, k = ridge(features, decay, target)
+    axes = commuting(features=a, decay=gamma)
     lr, b = real("lr", lr, above=0), real("b", b, 1)
     column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
     inverse, one, shift = np.linalg.inv(k), np.eye(len(a)), np.linalg.solve(k, gamma @ u)
@@ -206,13 +210,12 @@ def weight_decay(
         rank = a @ a @ inverse @ inverse @ gamma @ gamma @ np.outer(u, u)
         covariance = level * (v * lift[0] * a + rank + lift[1] * a) @ inverse @ solve
     else:
-        covariance = _entries(a, gamma, k, shift, level, lr, v, lift, column)
+        covariance = _entries(axes, a, k, shift, level, lr, v, lift, column)
     return Forms(covariance, float(train), float(mean + v) / 2)
 
 
-def _entries(a, gamma, k, shift, level, lr, v, lift, column):
+def _entries(axes, a, k, shift, level, lr, v, lift, column):
     """Eq. (154) solved entry by entry in the eigenbasis of A and Γ; without what the column drops."""
-    axes = np.linalg.eigh(a / np.abs(a).max() + 0.6180339 * gamma / max(np.abs(gamma).max(), 1e-300))[1]
     eigen, stiff = (np.diag(axes.T @ m @ axes) for m in (a, k))
     moved = eigen * (axes.T @ shift)
     below = np.add.outer(stiff, stiff)
@@ -226,50 +229,17 @@ def _entries(a, gamma, k, shift, level, lr, v, lift, column):
 _NAMES = ("lr", "covariance", "noise")
 
 
-def _symmetric(name, value, like=None):
-    """A symmetric matrix (d, d)."""
-    value = array(name, value, ("d", "d") if like is None else like.shape)
-    if value.shape[0] != value.shape[1] or not np.allclose(value, value.T, rtol=1e-9, atol=1e-12):
-        raise Refused(f"{name} of shape {value.shape} is not a symmetric matrix: give a symmetric one")
-    return value
-
-
-def _rate(lr, like):
-    return real("lr", lr, above=0) * np.eye(len(like)) if np.ndim(lr) == 0 else _symmetric("lr", lr, like)
+def _rate(lr, d):
+    """Λ, symmetric."""
+    return symmetric("lr", multiple("lr", lr, d, above=0))
 
 
 def _drag(features, lr, b, momentum):
     """G_μ, Tr[ΛAG_μ⁻¹] and b."""
-    a = _symmetric("features", features)
-    rate, b, mu = _rate(lr, a), real("b", b, 1), _momentum(momentum)
-    _commute(features=a, lr=rate)
+    a = symmetric("features", features)
+    rate, b, mu = _rate(lr, len(a)), real("b", b, 1), a_momentum(momentum)
+    commuting(features=a, lr=rate)
     g = 2 * (1 - mu) * np.eye(len(a)) - ((1 - mu) / (1 + mu) + 1 / b) * rate @ a
     if not np.linalg.cond(g, 1) < 1e14:
         raise Refused("G = 2(1−μ)I − ((1−μ)/(1+μ) + 1/b)ΛA is singular: the formula ends here; lower lr")
     return g, float(np.trace(np.linalg.solve(g, rate @ a))), b
-
-
-def _momentum(momentum):
-    if not real("momentum", momentum, 0) < 1:
-        raise Refused(f"momentum = {momentum} never forgets a gradient: choose 0 ≤ momentum < 1")
-    return float(momentum)
-
-
-def _commute(**matrices):
-    (one, a), (two, b) = matrices.items()
-    if np.abs(a @ b - b @ a).max() > 1e-9 * np.abs(a).max() * np.abs(b).max():
-        raise Refused(
-            f"{one} and {two} do not commute, which this closed form needs: solve with support.exact.stationary"
-        )
-
-
-def _ridge(features, decay, target, commuting):
-    """A, Γ, u and K."""
-    a = _symmetric("features", features)
-    gamma = real("decay", decay) * np.eye(len(a)) if np.ndim(decay) == 0 else _symmetric("decay", decay, a)
-    if commuting:
-        _commute(features=a, decay=gamma)
-    k = a + gamma
-    if not np.linalg.cond(k, 1) < 1e14:
-        raise Refused("K = A + Γ is singular: the mean does not settle; choose another decay")
-    return a, gamma, array("target", target, a.shape[:1]), k

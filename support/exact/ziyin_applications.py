@@ -15,8 +15,8 @@ from scipy import special
 from scipy.optimize import brentq
 
 from support.errors import Refused, array, boolean, choice, integer, real
+from support.exact.matrices import a_momentum, commuting, ridge, symmetric
 from support.exact.populations import FinitePopulation
-from support.exact.ziyin import _momentum, _ridge, _symmetric
 
 
 def decay_losses(decay: float, a: float, lr: float, b: float, target: float = 1.0) -> tuple[float, float]:
@@ -90,7 +90,7 @@ def decay_quotient(features, decay: float, target, lr: float, b: float) -> tuple
     >>> round(f / g / 2, 4)
     16.5374
     """
-    a, _, u, k = _ridge(features, real("decay", decay), target, commuting=True)
+    a, _, u, k = ridge(features, real("decay", decay), target)
     lr, b, one = real("lr", lr, above=0), real("b", b, 1), np.eye(len(a))
     inverse = np.linalg.inv(k)
     share = lr / b * a @ a @ inverse @ np.linalg.inv(2 * one - lr * (k + inverse @ a @ a / b))
@@ -104,7 +104,7 @@ def theorem_5(loss: float, hessian, gradient, penalty, b: float, printed: bool =
     >>> [theorem_5(0.5, [[1.0]], [1.0], [-1.0], 2, printed=p).tolist() for p in (False, True)]
     [[[0.0]], [[0.5]]]
     """
-    h, b, loss = _symmetric("hessian", hessian), real("b", b, 1), real("loss", loss, 0)
+    h, b, loss = symmetric("hessian", hessian), real("b", b, 1), real("loss", loss, 0)
     v, pull = (array(n, x, h.shape[:1]) for n, x in (("gradient", gradient), ("penalty", penalty)))
     v = v + pull if boolean("printed", printed) else v
     return (2 * loss * h - np.outer(v, v)) / b
@@ -118,7 +118,7 @@ def corollary_2(hessian, b: float, loss: float, penalty=None, gaussian: bool = F
     >>> [corollary_2([[a]], 1, a / 18, [gamma * 2 / 3], g).round(6).tolist() for g in (False, True)]
     [[[0.0]], [[0.222222]]]
     """
-    h, b, loss = _symmetric("hessian", hessian), real("b", b, 1), real("loss", loss, 0)
+    h, b, loss = symmetric("hessian", hessian), real("b", b, 1), real("loss", loss, 0)
     pull = np.zeros(len(h)) if penalty is None else array("penalty", penalty, h.shape[:1])
     return (2 * loss * h + _sign(gaussian) * np.outer(pull, pull)) / b
 
@@ -129,8 +129,8 @@ def corollary_2_zero(hessian, covariance, b: float, gaussian: bool = False) -> n
     >>> [corollary_2_zero(np.eye(3), np.eye(3), 1, g)[0, 0].item() for g in (False, True)]  # d ∓ 1
     [2.0, 4.0]
     """
-    h, b = _symmetric("hessian", hessian), real("b", b, 1)
-    covariance = _symmetric("covariance", covariance, h)
+    h, b = symmetric("hessian", hessian), real("b", b, 1)
+    covariance = symmetric("covariance", covariance, len(h))
     return (np.sum(h * covariance) * h + _sign(gaussian) * h @ covariance @ h) / b
 
 
@@ -148,11 +148,11 @@ def corollary_3(
     >>> corollary_3([[1.0]], 0.5, [2 / 3], 1 / 18, 0.3, 1, gaussian=True).round(4).tolist()
     [[0.0287]]
     """
-    h, gamma, theta, k = _ridge(hessian, decay, minimum, commuting=True)
-    lr, mu, noise = real("lr", lr, above=0), _momentum(momentum), corollary_2(h, b, loss, gamma @ theta, gaussian)
+    h, gamma, theta, k = ridge(hessian, decay, minimum)
+    axes = commuting(hessian=h, decay=gamma)
+    lr, mu, noise = real("lr", lr, above=0), a_momentum(momentum), corollary_2(h, b, loss, gamma @ theta, gaussian)
     if boolean("printed", printed):
         return lr / (1 - mu) * noise @ np.linalg.inv(k @ (2 * np.eye(len(h)) - lr / (1 + mu) * k))
-    axes = np.linalg.eigh(h / np.abs(h).max() + 0.6180339 * gamma / max(np.abs(gamma).max(), 1e-300))[1]
     pull = lr * np.diag(axes.T @ k @ axes)
     squares, products = np.add.outer(pull**2, pull**2), np.outer(pull, pull)
     below = (1 - mu) * np.add.outer(pull, pull) - ((1 + mu * mu) * products - mu * squares) / (1 - mu * mu)
@@ -177,7 +177,7 @@ def theorem_6(hessian, lr: float, b: float, variance: float, alpha: float, fixed
     >>> theorem_6(np.eye(2), 0.5, 4, 1.0, 2.0).round(6).tolist()  # G = 1.625, t = 2/G
     [[0.045455, 0.0], [0.0, 0.045455]]
     """
-    h = _symmetric("hessian", hessian)
+    h = symmetric("hessian", hessian)
     lr, b, alpha = real("lr", lr, above=0), real("b", b, 1), real("alpha", alpha, above=0)
     sign = 1 if boolean("fixed_dimension", fixed_dimension) else -1
     g = 2 * np.eye(len(h)) - lr * (1 + sign / b) * h
@@ -226,8 +226,8 @@ def newton(features, lr: float, b: float, variance: float, momentum: float = 0.0
     >>> newton([[2.0]], 0.5, 4, 1.0).round(6).tolist()
     [[0.05]]
     """
-    a, lr = _symmetric("features", features), real("lr", lr, above=0)
-    b, mu, variance = real("b", b, 1), _momentum(momentum), real("variance", variance, 0)
+    a, lr = symmetric("features", features), real("lr", lr, above=0)
+    b, mu, variance = real("b", b, 1), a_momentum(momentum), real("variance", variance, 0)
     g = 2 * (1 - mu) - ((1 - mu) / (1 + mu) + 1 / b) * lr
     if not (g > 0 and g * b > lr * len(a)):
         raise Refused(f"lr = {lr} is unstable for d = {len(a)}: b(2(1−μ) − η(1−μ)/(1+μ)) > η(d+1) is needed; lower it")
@@ -242,7 +242,7 @@ def natural_gradient(features, lr: float, b: float, variance: float, momentum: f
     >>> natural_gradient(np.eye(5), 0.1, 4, 0.0)[0, 0].round(6).item()
     0.020833
     """
-    a, lr = _symmetric("features", features), real("lr", lr, above=0)
+    a, lr = symmetric("features", features), real("lr", lr, above=0)
     return _natural(len(a), lr, b, variance, momentum) * np.linalg.inv(a)
 
 
@@ -258,7 +258,7 @@ def natural_rate(d: int, lr: float, b: float, variance: float, momentum: float =
 
 
 def _natural(d, lr, b, variance, momentum):
-    b, mu, s = real("b", b, 1), _momentum(momentum), real("variance", variance, 0) / (1 + d)
+    b, mu, s = real("b", b, 1), a_momentum(momentum), real("variance", variance, 0) / (1 + d)
     own = 1 / ((1 + d) * (1 + mu))
     g = own + 1 / (b * (1 - mu))
     return (lr * g - 2 * s + math.sqrt((lr * g) ** 2 + 4 * lr * (g - 2 * own) * s + 4 * s * s)) / 4
@@ -273,10 +273,10 @@ def at_fixed_ratio(features, ratio: float, lr: float, variance: float, momentum:
     [[0.5]]
     """
     a, ratio, lr, mu = (
-        _symmetric("features", features),
+        symmetric("features", features),
         real("ratio", ratio, above=0),
         real("lr", lr, 0),
-        _momentum(momentum),
+        a_momentum(momentum),
     )
     g = 2 * (1 - mu) * np.eye(len(a)) - (ratio + lr * (1 - mu) / (1 + mu)) * a
     share = ratio * float(np.trace(np.linalg.solve(g, a))) if np.linalg.eigvalsh(g)[0] > 0 else math.inf

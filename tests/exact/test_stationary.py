@@ -239,7 +239,7 @@ def test_input_noise_is_label_noise():
         ({"decay": -1.0}, "does not settle"),
         ({"momentum": 1.0}, "momentum = 1"),
         ({"lr": -0.1}, "lr = -0.1"),
-        ({"decay": np.array([[0.0, 1.0], [0.0, 0.0]])}, "not symmetric"),
+        ({"decay": np.array([[0.0, 1.0], [0.0, 0.0]])}, "not a symmetric"),
         ({"lr": np.eye(3)}, r"shape \(2, 2\)"),
     ],
 )
