@@ -168,6 +168,39 @@ def test_the_edge_of_the_rate_equals_that_of_the_iterates_module():
     assert growth(descent) == pytest.approx(least_squares_growth(population, noise, 0.2), rel=1e-9)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("rate", RATES)
+def test_headroom_ends_where_growth_is_one(momentum, rate):
+    descent = Descent(FinitePopulation(X, Y), matched(2), RATES[rate], momentum, 0.05)
+    edge = headroom(descent)
+    for factor, stable in ((0.99, True), (1.01, False)):
+        assert (growth(descent.changed(lr=factor * edge * descent.lr)) < 1) == stable
+    close = stationary(descent.changed(lr=(1 - 1e-6) * edge * descent.lr))  # the fluctuation is 10⁶ times the usual
+    assert close.residual < 1e-9
+
+
+def test_without_noise_the_rate_ends_at_the_sharpest_direction():
+    top = np.linalg.eigvalsh(X.T @ X / 4)[-1]
+    for momentum in (0.0, 0.6):
+        descent = Descent(FinitePopulation(X, Y), BatchNoise(0), 0.1, momentum)
+        assert 0.1 * headroom(descent) == pytest.approx(2 * (1 + momentum) / top, rel=1e-9)
+        low, high = decay_window(descent)
+        assert low == pytest.approx(-np.linalg.eigvalsh(X.T @ X / 4)[0], rel=1e-9)
+        assert high == pytest.approx(20 * (1 + momentum) - top, rel=1e-9)
+
+
+def test_a_larger_problem_by_arnoldi_equals_the_vector_of_its_diagonal():
+    """d = 7, beyond the dense eigenproblems, with momentum: matrices (14, 14) against 21 numbers."""
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((20, 7))
+    gaussian = Descent(GaussianPopulation(x.T @ x / 20), matched(4), 0.1, 0.5)
+    assert gain(gaussian) < 1
+    atoms = gaussian.changed(lr=0.1 * np.eye(7) + 1e-9 * np.triu(np.ones((7, 7)), 1))  # has no common axes
+    assert atoms.modes is None
+    assert growth(atoms) == pytest.approx(growth(gaussian), rel=1e-7)
+    assert gain(atoms) == pytest.approx(gain(gaussian), rel=1e-7)
+
+
 def test_gain_is_the_batch_at_the_edge():
     """gain is proportional to the strength: at the strength 1/gain times the given one the growth is 1."""
     descent = Descent(GaussianPopulation(A), matched(5), RATES["symmetric"], 0.4, DECAYS["matrix"])
