@@ -155,6 +155,7 @@ CALLS = {
         "decay_window": {"descent": DESCENT},
         "input_noise": {"covariance": SQUARE, "blur": np.eye(2), "target": PAIR, "variance": 1.0},
     },
+    "exact.blurred": {"BlurredPopulation": {"population": POPULATION, "blur": np.eye(2), "variance": 1.0}},
     "exact.tails": {
         "GaussianFactor": {"scale": 0.5, "b": 2, "keep": 1.0},
         "GaussianFactor.exponent": {"q": 1.0},
