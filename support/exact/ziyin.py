@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support.errors import Refused, array, boolean, choice, real
+from support.errors import Refused, array, boolean, choice, integer, real
 from support.exact.matrices import a_momentum, commuting, multiple, ridge, symmetric
 
 COLUMNS = ("exact", "discrete", "continuous", "large batch", "small rate")
@@ -145,13 +145,24 @@ def theorem_3(features, lr, b: float, variance: float, momentum: float = 0.0) ->
     return variance / b * (a + (1 + kappa / b) / b * (share + np.trace(share) * np.eye(len(a))) @ a)
 
 
-def input_noise(features, blur, target, lr: float, b: float, *, column: str = "exact", printed: bool = False) -> Forms:
-    """Theorem 9, Table 2: inputs seen through Gaussian noise of covariance B, labels uᵀx, μ = 0, K = A + B,
+def input_noise(
+    features,
+    blur,
+    target,
+    lr: float,
+    b: float,
+    momentum: float = 0.0,
+    *,
+    column: str = "exact",
+    printed: bool = False,
+) -> Forms:
+    """Theorem 9, Table 2: inputs seen through Gaussian noise of covariance B, labels uᵀx, K = A + B,
     ``s = Tr[AK⁻¹BU]``, ``G' = 2I − η(1 + 1/b)K``, ``κ' = t/(1 − ηt/b)``, ``t = Tr[KG'⁻¹]``. A, B need not commute.
 
     exact: ``Σ = (ηs/b)(1 + ηκ'/b) G'⁻¹``, ``L_train = (s/2)(1 + ηκ'/b)``, ``L_test = ½Tr[AΣ] + ½Tr[B'ᵀAB'U]``,
     B' = K⁻¹B; printed has ``(ηs/2b) κ'`` for ½Tr[AΣ]. discrete, continuous: Σ without s where printed. The losses of
-    these are ``½Tr[KΣ] + s/2`` and ``½Tr[AΣ] + ½Tr[B'ᵀAB'U]``. Raises as `label_noise`.
+    these are ``½Tr[KΣ] + s/2`` and ``½Tr[AΣ] + ½Tr[B'ᵀAB'U]``. The paper has μ = 0; momentum makes it Theorem 2 with K
+    for A and s for σ². Raises as `label_noise`.
 
     >>> [round(input_noise([[1.0]], [[1.0]], [1.0], 0.2, 2, printed=p).test, 6) for p in (False, True)]
     [0.145833, 0.166667]
@@ -159,21 +170,28 @@ def input_noise(features, blur, target, lr: float, b: float, *, column: str = "e
     a = symmetric("features", features)
     noise, u = symmetric("blur", blur, len(a)), array("target", target, a.shape[:1])
     lr, b, k = real("lr", lr, above=0), real("b", b, 1), a + noise
-    column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
     missed = np.linalg.solve(k, noise @ u)  # B'u = u − θ*
     s, bias = float(u @ a @ missed), float(missed @ a @ missed) / 2
-    own = label_noise(k, lr, b, s, column=column, printed=printed)
+    own = label_noise(k, lr, b, s, momentum, column=column, printed=printed)
     test = np.sum(a * own.covariance) / 2
     if printed and column == "exact":
-        test = s / 2 * kappa_mu(k, lr, b)[0] / b
+        test = s / 2 * kappa_mu(k, lr, b, momentum)[0] / b
     return Forms(own.covariance, own.train, float(test) + bias)
 
 
 def weight_decay(
-    features, decay, target, lr: float, b: float, *, column: str = "exact", printed: bool = False
+    features,
+    decay,
+    target,
+    lr: float,
+    b: float,
+    momentum: float = 0.0,
+    *,
+    column: str = "exact",
+    printed: bool = False,
 ) -> Forms:
-    """Theorem 4, Table 2 and Appendix B.3: penalty ½ θᵀΓθ, labels uᵀx, μ = 0, K = A + Γ, [A, Γ] = 0. The training loss
-    counts the penalty. Γ a number or a matrix, of any sign as long as SGD is stable.
+    """Theorem 4, Table 2 and Appendix B.3: penalty ½ θᵀΓθ, labels uᵀx, K = A + Γ, [A, Γ] = 0. The training loss counts
+    the penalty. Γ a number or a matrix, of any sign as long as SGD is stable.
 
     exact: ``G = 2I − η(K + K⁻¹A²/b)``, ``v = Tr[AK⁻²Γ²U]``, ``q = 1 − (η/b)Tr[A²K⁻¹G⁻¹]``, ``κ = Tr[A²K⁻¹G⁻¹]/q``,
     ``r = Tr[A³K⁻³Γ²G⁻¹U]/q``; ``L_test = (η/2b)(vκ + r) + v/2`` and L_train by Eq. (151). Σ in the eigenbasis of A, Γ:
@@ -181,49 +199,57 @@ def weight_decay(
         Σ_ij = (η/b) [c_i c_j a_i a_j + (Tr[AΣ] + v) a_i δ_ij] / (k_i + k_j − ηk_ik_j − (η/b)a_ia_j),   c = K⁻¹Γu
 
     printed: Eq. (12), true where [A, U] = 0, else not even symmetric. large batch, small rate: Eq. (39)-(41) and
-    (45)-(47); printed has Tr[A(2I − ηK)⁻¹] in L_test for Tr[A²K⁻¹(2I − ηK)⁻¹], and Eq. (39), (45). discrete,
-    continuous: C ≈ K/b. Raises as `label_noise`.
+    (45)-(47), without 1/b in G and q, and without η; printed has Tr[AG⁻¹] for Tr[A²K⁻¹G⁻¹] in L_test. discrete,
+    continuous: C ≈ K/b. The paper has μ = 0; with momentum ``2I − ηK`` is ``2(1−μ)I − η(1−μ)/(1+μ) K`` and
+    ``k_i + k_j − ηk_ik_j`` is ``(1−μ)(k_i+k_j) − η[(1+μ²)k_ik_j − μ(k_i²+k_j²)]/(1−μ²)``. Raises as `label_noise`.
 
     >>> round(weight_decay([[4.0]], -2.53069, [1.0], 1.0, 64).test, 4)  # Figure 5
     16.5374
     """
     a, gamma, u, k = ridge(features, decay, target)
     axes = commuting(features=a, decay=gamma)
-    lr, b = real("lr", lr, above=0), real("b", b, 1)
+    lr, b, mu = real("lr", lr, above=0), real("b", b, 1), a_momentum(momentum)
     column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
-    inverse, one, shift = np.linalg.inv(k), np.eye(len(a)), np.linalg.solve(k, gamma @ u)
+    level, inverse, shift = lr / b, np.linalg.inv(k), np.linalg.solve(k, gamma @ u)
+    time = lr if column in ("exact", "discrete", "large batch") else 0.0  # what the column keeps of η and of 1/b
+    again = level if column == "exact" else 0.0
+    g = 2 * (1 - mu) * np.eye(len(a)) - time * (1 - mu) / (1 + mu) * k - again * inverse @ a @ a
+    solve = np.linalg.inv(g)
     v, floor = float(shift @ a @ shift), float(u @ a @ inverse @ gamma @ u) / 2
     if column in ("discrete", "continuous"):
-        g = 2 * one - lr * k if column == "discrete" else 2 * one
-        covariance = lr / b * np.linalg.inv(g)
+        covariance = level * solve
         return Forms(covariance, float(np.sum(k * covariance)) / 2 + floor, float(np.sum(a * covariance) + v) / 2)
-    small = column == "small rate"
-    g = 2 * one - (0 if small else lr) * k - (lr / b * inverse @ a @ a if column == "exact" else 0)
-    solve, level = np.linalg.inv(g), lr / b
-    gain = level * np.trace(a @ a @ inverse @ solve) if column == "exact" else 0.0
-    kappa = np.trace(a @ a @ inverse @ solve) / (1 - gain)
-    r = shift @ a @ a @ a @ inverse @ solve @ shift / (1 - gain)
-    spread, lift = np.trace(a @ solve), (1 + level * kappa, level * r) if column == "exact" else (1.0, 0.0)
-    train = level / 2 * (v * spread * lift[0] + shift @ a @ a @ solve @ shift + lift[1] * spread) + floor
-    mean = level * (v * (spread if printed and column != "exact" else kappa) + r)
+    stiff = np.trace(a @ a @ inverse @ solve)
+    q = 1 - again * stiff
+    kappa, r = stiff / q, shift @ a @ a @ a @ inverse @ solve @ shift / q
+    spread, lifted = np.trace(a @ solve), v * (1 + again * kappa) + again * r
+    train = level / 2 * (lifted * spread + shift @ a @ a @ solve @ shift) + floor
+    test = level / 2 * (v * (spread if printed and column != "exact" else kappa) + r) + v / 2
     if printed:
         rank = a @ a @ inverse @ inverse @ gamma @ gamma @ np.outer(u, u)
-        covariance = level * (v * lift[0] * a + rank + lift[1] * a) @ inverse @ solve
-    else:
-        covariance = _entries(axes, a, k, shift, level, lr, v, lift, column)
-    return Forms(covariance, float(train), float(mean + v) / 2)
-
-
-def _entries(axes, a, k, shift, level, lr, v, lift, column):
-    """Eq. (154) solved entry by entry in the eigenbasis of A and Γ; without what the column drops."""
-    eigen, stiff = (np.diag(axes.T @ m @ axes) for m in (a, k))
+        return Forms(level * (lifted * a + rank) @ inverse @ solve, float(train), float(test))
+    eigen, pull = (np.diag(axes.T @ m @ axes) for m in (a, k))
     moved = eigen * (axes.T @ shift)
-    below = np.add.outer(stiff, stiff)
-    if column != "small rate":
-        below = below - lr * np.outer(stiff, stiff)
-    if column == "exact":
-        below = below - level * np.outer(eigen, eigen)
-    return axes @ (level * (np.outer(moved, moved) + np.diag((v * lift[0] + lift[1]) * eigen)) / below) @ axes.T
+    sums, squares = np.add.outer(pull, pull), np.add.outer(pull**2, pull**2)
+    below = (1 - mu) * sums - time * ((1 + mu * mu) * np.outer(pull, pull) - mu * squares) / (1 - mu * mu)
+    entries = level * (np.outer(moved, moved) + np.diag(lifted * eigen)) / (below - again * np.outer(eigen, eigen))
+    return Forms(axes @ entries @ axes.T, float(train), float(test))
+
+
+def proposition_8(gradients, b: int, replace: bool = True) -> np.ndarray:
+    """Propositions 1 and 8: the covariance of the mean of b of n gradients (n, d), ``C_1/b`` with replacement and
+    ``(n−b)/(b(n−1)) C_1`` without, ``C_1 = Σ_i g_i g_iᵀ/n − ḡḡᵀ``, at every n. Raises WrongType, Refused for b out of
+    range.
+
+    >>> [proposition_8([[1.0], [3.0]], 2, replace).tolist() for replace in (True, False)]
+    [[[0.5]], [[0.0]]]
+    """
+    gradients = array("gradients", gradients, ("n", "d"))
+    n, replace = len(gradients), boolean("replace", replace)
+    b = integer("b", b, 1, None if replace else n)
+    mean = gradients.mean(0)
+    one = gradients.T @ gradients / n - np.outer(mean, mean)
+    return one / b if replace else one * (n - b) / (b * max(n - 1, 1))
 
 
 _NAMES = ("lr", "covariance", "noise")

@@ -2,6 +2,7 @@
 printed ones differ, by how much.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from support.exact.ziyin import (
     label_noise_stable,
     lemma_1,
     proposition_3,
+    proposition_8,
     theorem_1,
     theorem_3,
     weight_decay,
@@ -85,7 +87,7 @@ def test_stability_of_theorem_two_is_the_spectral_radius():
     assert kappa_mu(wide, 1.6, 8)[0] > 0 and not label_noise_stable(wide, 1.6, 8)
 
 
-@pytest.mark.parametrize("u", [U, TURN[:, 1]], ids=["any", "eigenvector of K"])
+@pytest.mark.parametrize("u", [U, np.linalg.eigh(A + B)[1][:, 1]], ids=["any", "eigenvector of K"])
 def test_theorem_nine(u):
     found = stationary(Descent(judge.input_noise(A, B, u), matched(4), 0.3))
     forms, printed = (input_noise(A, B, u, 0.3, 4, printed=p) for p in (False, True))
@@ -118,6 +120,28 @@ def test_theorem_four(decay):
     close(
         weight_decay(A, decay, eigen, 0.3, 4, printed=True).covariance, weight_decay(A, decay, eigen, 0.3, 4).covariance
     )
+
+
+@pytest.mark.parametrize("momentum", [0.3, 0.9])
+def test_with_momentum_too(momentum):
+    """Not in the paper, which says that it can be done."""
+    found = stationary(Descent(judge.input_noise(A, B, U), matched(4), 0.05, momentum))
+    forms, missed = input_noise(A, B, U, 0.05, 4, momentum), found.centre - U
+    close(forms.covariance, found.covariance)
+    assert forms.test == pytest.approx(np.sum(A * (found.covariance + np.outer(missed, missed))) / 2, rel=1e-10)
+    found = stationary(Descent(GaussianPopulation(A, U, 0.0), matched(4), 0.05, momentum, INDEFINITE))
+    forms = weight_decay(A, INDEFINITE, U, 0.05, 4, momentum)
+    close(forms.covariance, found.covariance)
+    assert forms[1:] == pytest.approx((found.penalised, found.loss), rel=1e-9)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_the_noise_of_a_batch_is_the_list_of_all_batches(replace):
+    gradients = RNG.standard_normal((5, 2))
+    for b in (1, 3, 5):
+        lists = itertools.product(range(5), repeat=b) if replace else itertools.combinations(range(5), b)
+        means = np.array([gradients[list(batch)].mean(0) for batch in lists])
+        np.testing.assert_allclose(proposition_8(gradients, b, replace), np.cov(means.T, bias=True), atol=1e-14)
 
 
 def test_the_large_batch_limits_of_appendix_b():
