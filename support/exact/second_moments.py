@@ -87,6 +87,13 @@ class Descent:
         return matrix if len(self.axes) == len(matrix) else self.axes @ matrix @ self.axes.T
 
     @cached_property
+    def lift(self) -> np.ndarray:
+        """How θ follows the directions that move, (d, r): ``ΛV(VᵀΛV)⁻¹``, V the axes. V itself where Λ keeps them."""
+        if len(self.axes.T) == len(self.lr):
+            return self.axes
+        return np.linalg.solve(self.rate.T, (self.lr @ self.axes).T).T
+
+    @cached_property
     def hessian(self) -> np.ndarray:
         """A on the directions that move, (r, r)."""
         return self.inside(self.population.second_moment)

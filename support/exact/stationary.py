@@ -25,9 +25,10 @@ from support.exact.second_moments import Descent, Lyapunov, a_descent
 
 class Stationary(NamedTuple):
     """What stays the same from step to step. covariance: Σ = E (θ−θ*)(θ−θ*)ᵀ, (d, d), zero in directions that stand
-    still; centre: θ*, (d,); cross, velocity: E (θ−θ*)mᵀ and E mmᵀ after a step; noise: C, the mean covariance of a
-    step's gradient; method: "direct" or "krylov"; iterations of the latter; residual: the largest change of an entry
-    by one more step, relative to the largest entry of its block; loss: ½ E (xᵀθ − y)²; penalised: with ½ E θᵀΓθ.
+    still; centre: θ*, (d,), up to where those started; cross, velocity: E (θ−θ*)mᵀ and E mmᵀ after a step; noise: C,
+    the mean covariance of a step's gradient; loss: ½ E (xᵀθ − y)²; penalised: with ½ E θᵀΓθ; method: "direct" or
+    "krylov"; iterations of the latter; residual: the largest change of an entry by one more step, relative to the
+    largest entry of its block.
 
     >>> from support.exact.batch_noise import matched
     >>> from support.exact.populations import GaussianPopulation
@@ -73,7 +74,9 @@ def stationary(descent: Descent, method: str | None = None) -> Stationary:
     r, again = len(inner), descent.step(joint)
     corners = [(slice(None, r), slice(None, r)), (slice(None, r), slice(r, None)), (slice(r, None), slice(r, None))]
     residual = max(np.abs(again[c] - joint[c]).max() / max(np.abs(joint[c]).max(), 1e-300) for c in corners)
-    covariance, cross, velocity = (descent.outside(joint[c]) for c in corners)
+    covariance, cross, velocity = joint[:r, :r], joint[:r, r:], descent.outside(joint[r:, r:])
+    lift = descent.lift
+    covariance, cross = lift @ covariance @ lift.T, lift @ cross @ descent.axes.T
     noise = descent.outside(descent.spread(inner) + descent.forcing)
     population, shift, centre = descent.population, descent.shift, descent.centre
     excess = np.sum(population.second_moment * (covariance + np.outer(shift, shift))) / 2

@@ -147,6 +147,16 @@ def test_students_inputs_have_their_factor():
     )
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_elliptical_inputs_keep_a_closed_form(momentum):
+    """E xxᵀMxxᵀ = ω(2AMA + Tr(AM)A): Tr[AΣ] = (σ²/b) t/(1 − ωt/b), t = Tr[ηAG⁻¹], with 2ω − 1 for 1 in G."""
+    omega, b, eta, sigma2 = 1.5, 6, 0.1, 0.7
+    found = stationary(Descent(GaussianPopulation(A, variance=sigma2, degrees=8), matched(b), eta, momentum))
+    drag = (1 - momentum) / (1 + momentum) + (2 * omega - 1) / b
+    t = np.trace(np.linalg.solve(2 * (1 - momentum) * np.eye(2) - drag * eta * A, eta * A))
+    assert np.trace(A @ found.covariance) == pytest.approx(sigma2 / b * t / (1 - omega * t / b), rel=1e-12)
+
+
 @pytest.mark.parametrize(("b", "eta", "mu"), [(1, 0.1, 0.0), (4, 0.8, 0.0), (3, 0.05, 0.9), (2, 0.4, 0.3)])
 def test_one_dimension_by_hand(b, eta, mu):
     """Label noise: Σ (2(1−μ) − ((1−μ)/(1+μ) + 2/b) ηa) = ησ²/b; the edge is the zero of the bracket, and at momentum 0
@@ -248,6 +258,18 @@ def test_directions_without_data_stand_still():
     assert found.residual < 1e-12
     few = FinitePopulation(np.random.default_rng(1).standard_normal((3, 5)), [1.0, 2.0, 3.0])  # interpolation
     np.testing.assert_allclose(stationary(Descent(few, matched(1), 0.05)).covariance, 0, atol=1e-20)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_rate_that_mixes_directions_moves_those_without_data_too(momentum):
+    """The limit of a small decay, in which every direction is pulled back."""
+    wide, rng = np.hstack([X, X[:, :1] - X[:, 1:]]), np.random.default_rng(8)
+    lr = 0.1 * np.eye(3) + 0.06 * rng.random((3, 3))
+    free, held = (stationary(Descent(FinitePopulation(wide, Y), matched(2), lr, momentum, g)) for g in (0.0, 1e-7))
+    still = np.array([1.0, -1.0, -1.0]) / math.sqrt(3)
+    assert still @ free.covariance @ still > 1e-3 * np.trace(free.covariance)
+    for ours, theirs in zip((free.covariance, free.cross, free.velocity), held[:1] + held[2:4], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_input_noise_is_label_noise():
