@@ -101,6 +101,14 @@ def test_limits_of_small_rates_and_large_batches():
     assert continuous_index(0.5, 3) - printed_index(0.5, 3) == 4  # b + 1
 
 
+def test_continuous_time_has_the_index_of_a_geometric_brownian_motion():
+    """Far out dδ = −aδ dt + √(κη/b) aδ dW, whose |δ|^q grows at −aq + κη a²q(q − 1)/(2b); κ = 2 for Gaussian inputs."""
+    a, lr, b = 1.3, 0.4, 3
+    for gaussian, kurtosis in ((False, 1), (True, 2)):
+        root = optimize.brentq(lambda q, k=kurtosis: -a * q + k * lr * a * a * q * (q - 1) / (2 * b), 1, 99)
+        assert continuous_index(a * lr, b, gaussian) == pytest.approx(root, rel=1e-12)
+
+
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_data_sets_factor_is_the_list_of_its_batches(replace):
     squares, lr, b, decay = np.array([0.25, 1.0, 1.0, 4.0]), 0.7, 3, 0.1
