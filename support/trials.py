@@ -17,7 +17,7 @@ from support.equivalence import holm, power, reached
 from support.errors import Refused, array, integer, probability, real
 from support.intervals import Interval, observed, student
 
-_NONE = 1e-9  # a standard deviation in place of none, where methods differ by the same in every seed
+_NONE = 1e-9  # in place of no scatter, where methods differ by the same in every seed, and of a power too small to sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ class Trial:
         power is that for methods of equal means, which scatter as these do.
         """
         d = self.gap(method, other)
-        return Tested(student(d, 1 - 2 * level), power(len(d), max(d.std(ddof=1), _NONE), margin, level))
+        chance = power(len(d), max(d.std(ddof=1), _NONE), margin, level)
+        return Tested(student(d, 1 - 2 * level), max(chance, _NONE))
 
     def above(self, method: str, other: str, gap: float, level: float = 0.05) -> Tested:
         """A one-sided test: the mean difference is above a bound where the interval lies above it. The power is that
@@ -170,4 +171,5 @@ def detection(count: int, sigma: float, gap: float, level: float = 0.05) -> floa
 
     count, sigma = integer("count", count, low=2), max(real("sigma", sigma, 0), _NONE)
     edge = stats.t.isf(probability("level", level), count - 1)
-    return float(stats.nct.sf(edge, count - 1, real("gap", gap) * math.sqrt(count) / sigma))
+    away = min(real("gap", gap) * math.sqrt(count) / sigma, 1e3)  # beyond it scipy gives nan, and the power is 1
+    return float(stats.nct.sf(edge, count - 1, away))

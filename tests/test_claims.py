@@ -205,6 +205,8 @@ def test_a_plan_gives_its_margin_and_leaves_the_verdict_open_until_it_is_complet
     del runs["B", 2]
     open_yet = judge(claim, **asked, plan=Planned(plan, runs))
     assert open_yet.verdict == "open" and "1 of its 2 seeds" in open_yet.note
+    part = replace(plan, claims=(claim.rpartition(".")[0],))  # the plan asked for the whole, of which this is a part
+    assert judge(claim, **asked, plan=Planned(part, runs)).verdict == "open"
     with pytest.raises(Refused, match="is none of the claims of plan p"):
         judge("wu.test", **asked, plan=Planned(replace(plan, claims=("wu.other",)), runs))
     with pytest.raises(Refused, match="belongs to a plan"):
@@ -334,6 +336,15 @@ def test_a_line_unfolds_to_numbers_with_the_sign_between_them(entry):
     assert "<tr><td>a</td><td>3</td><td>≠</td><td>2</td><td>=</td><td>3</td></tr>" in shown
     assert '<th scope="col">as printed</th>' in shown and "stated here" not in shown
     assert " open>" in box.html(judge(claim, measured=3, here=2, true=3, unfold=True))
+
+
+def test_the_decisive_numbers_are_those_of_the_tightest_or_the_worst_case(entry):
+    holds = {"measured": {"yes": True, "far": 1.0, "near": 3.9}, "here": {"yes": True, "far": 9.0, "near": 4.0}}
+    assert judge(entry(), **holds, relation="<=").decisive == "3.9 ≤ 4"
+    fails = {"measured": {"yes": True, "bad": 5.0, "worse": 7.0}, "here": {"yes": True, "bad": 4.0, "worse": 4.5}}
+    assert judge(entry("refuted"), **fails, relation="<=").decisive == "7 ≰ 4.5"
+    assert judge(entry(), measured=sum([1e-16, 2e-16]), here=0.0).decisive == "0 within 3e-16"
+    assert judge(entry(), measured=np.eye(3), here=np.eye(3)).decisive == "9 entries equal"
 
 
 def test_a_claim_is_said_in_a_line():

@@ -40,6 +40,26 @@ def test_weights_of_a_large_step_are_means_of_its_pieces():
     np.testing.assert_allclose(covariance, law.covariance.dense(), atol=0.006)
 
 
+def test_a_path_by_hand():
+    """Two samples, weights 1/4 and 3/4: the gradient is the weighted sum of slope times input."""
+    inputs, goals, theta, weights = [[1.0], [2.0]], [1.0, -1.0], np.array([[3.0]]), np.array([[0.25, 0.75]])
+    squares, robust = coupling.regression(inputs, goals), coupling.regression(inputs, goals, coupling.huber)
+    assert squares(theta, weights)[0, 0] == 0.25 * 2 + 0.75 * 7 * 2
+    slopes = 2 / math.sqrt(5), 7 / math.sqrt(50)
+    assert robust(theta, weights)[0, 0] == pytest.approx(0.25 * slopes[0] + 0.75 * slopes[1] * 2, rel=1e-14)
+    path = coupling.descend(squares, [3.0], 0.1, weights[None])
+    assert path[0, :, 0].tolist() == pytest.approx([3.0, 3.0 - 0.1 * 11.0])
+    np.testing.assert_allclose(coupling.huber([-1e9, 1e-6, 1e9]), [-1, 1e-6, 1], rtol=1e-9)
+
+
+def test_pieces_have_the_variance_of_their_length():
+    """One of r pieces has r times the variance of a step's weights, about the same mean."""
+    law = GaussianFisher(3, 2)
+    fine = coupling.brownian_weights(law, 2000, 1, 8, np.random.default_rng(0)).reshape(-1, 3)
+    np.testing.assert_allclose(fine.mean(0), 1 / 3, atol=5 * math.sqrt(8 / 6 / 16000))
+    assert ((fine - 1 / 3) ** 2).mean() == pytest.approx(8 / 6, rel=5 * math.sqrt(2 / 48000))  # five standard errors
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 80), st.integers(0, 80), st.data())
 def test_the_quantile_is_the_smallest_value_whose_distribution_function_reaches_u(u, marked, unmarked, data):

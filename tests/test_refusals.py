@@ -23,7 +23,9 @@ from support.curvature import Hessian
 from support.errors import Refused
 from support.exact.batch_noise import BatchNoise
 from support.exact.clipped_network import ClippedNetwork
+from support.exact.complexity import Finite, Linear
 from support.exact.mixtures import online_noise
+from support.exact.multipliers import signs
 from support.exact.ornstein_uhlenbeck import OrnsteinUhlenbeck
 from support.exact.populations import FinitePopulation
 from support.exact.products import log_products
@@ -59,6 +61,7 @@ RISK = EmpiricalRisk(
 HESSIAN, COVARIANCE = Hessian(RISK), GradientMatrix(RISK).covariance(LAW)
 DRAWN = {"probes": 3, "generator": torch.Generator().manual_seed(1)}
 ALIGNED = {"hessian": HESSIAN, "covariance": COVARIANCE}
+CLASS = {"at_centre": Y, "slopes": X, "delta": 0.5}
 TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
 CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "here": np.ones(1)}
 LABELLED = plt.subplots()[1]
@@ -83,6 +86,8 @@ OBJECTS = {
     "LowRank": LowRank(torch.ones(1), torch.eye(2)[:, :1]),
     "ClippedNetwork": NETWORK,
     "Descent": DESCENT,
+    "Finite": Finite(X.T),
+    "Linear": Linear(**CLASS),
     "FinitePopulation": POPULATION,
     "GaussianFactor": EXPANDING,
     "LogProduct": log_products(FACTOR, [3])[0],
@@ -295,6 +300,59 @@ CALLS = {
         "OrnsteinUhlenbeck.excess": {"t": np.array([1.0])},
         "OrnsteinUhlenbeck.covariance": {"t": 1.0},
     },
+    "exact.multipliers": {
+        "Multipliers": {"values": X, "probabilities": Optional(np.full(3, 1 / 3))},
+        "Gaussian": {"n": 3},
+        "signs": {"n": 3},
+        "batches": {"n": 3, "b": 2, "replace": False},
+        "multinomial": {"counts": np.ones((2, 3))},
+        "expected_maximum": {"n": 3},
+        "ceiling": {"n": 3},
+        "sgd_factor": {"n": 4, "b": 2},
+        "expected_fullest": {"n": 3, "b": 2},
+    },
+    "exact.complexity": {
+        "Finite": {"losses": X},
+        "Linear": CLASS,
+        "Quadratic": {**CLASS, "curvatures": np.ones((3, 2, 2))},
+        "Finite.take": {"index": np.array([0, 2])},
+        "Linear.suprema": {"values": X.T, "absolute": True},
+        "kinked": {"knots": np.array([0.0, 1.0]), "losses": np.ones((2, 3)), "centre": 0.5, "delta": 0.1},
+        "ball_maximum": {"slopes": X, "curvatures": np.ones((3, 2, 2)), "delta": 0.5},
+        "mean_norm": {"variances": np.ones(2)},
+        "given_data": {
+            "losses": Finite(X.T),
+            "multipliers": X.T,
+            "absolute": True,
+            "confidence": 0.9,
+        },
+        "over_data": {
+            "losses": Finite(X.T),
+            "probabilities": np.full(3, 1 / 3),
+            "multipliers": signs(2),
+            "absolute": True,
+        },
+        "radius": {"value": 0.5},
+    },
+    "complexity": {
+        "multipliers": {"law": LAW, "n": 3, "draws": 2, "generator": torch.Generator()},
+        "local_complexity": {
+            "risk": RISK,
+            "law": "signs",
+            "delta": 0.5,
+            "draws": 2,
+            "generator": torch.Generator(),
+            "absolute": True,
+            "steps": 2,
+            "restarts": 2,
+            "lipschitz": Optional(1.0),
+            "smooth": Optional(np.ones(3)),
+            "known": Optional(Linear(**CLASS)),
+            "together": Optional(2),
+            "confidence": 0.9,
+        },
+        "expansion": {"risk": RISK, "delta": 0.5},
+    },
     "exact.two_basins": {
         "plane": {"points": X[:, :2]},
         "bowls": {"w": THETA, "x": THETA},
@@ -476,7 +534,7 @@ FIXED = {
 RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
     *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
-    *("Alignment", "EstimatedAlignment", "Likeness", "Covariance"),
+    *("Alignment", "EstimatedAlignment", "Likeness", "Covariance", "Losses", "LocalComplexity"),
     *("Forms", "Modes", "Stationary"),
 }
 

@@ -55,6 +55,13 @@ def test_evidence_is_the_interval_that_decides_and_the_least_power():
     assert found["power"] == min(power(4, d.std(ddof=1), 1.0, 0.1), detection(4, d.std(ddof=1), 0.25, 0.1))
 
 
+def test_scatter_of_none_and_scatter_beyond_all_have_their_power():
+    same = Trial((1, 2, 3), {"A": np.array([2.0, 3.0, 4.0]), "B": np.array([1.5, 2.5, 3.5])})
+    assert same.about("A", "B", 1.0).power == same.above("A", "B", 0.5).power == 1.0
+    wild = Trial((1, 2, 3), {"A": np.array([-900.0, 0.0, 900.0]), "B": np.zeros(3)})
+    assert 0 < wild.about("A", "B", 1.0).power < 1e-6
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
 def test_the_level_of_a_test_decides_as_holm_does(p, level):
     levels, adjusted = holm_levels(p, level), holm(p)
@@ -74,7 +81,7 @@ def test_a_one_sided_test_is_scipys_and_its_power_that_of_drawn_trials():
     exact = stats.norm.sf(stats.t.isf(0.05, 8) * shares - 0.5 * 3 / 1.5).mean()
     assert detection(9, sigma=1.5, gap=0.5) == pytest.approx(exact, abs=1e-4)
     assert detection(9, sigma=1.5, gap=0.0) == pytest.approx(0.05)
-    assert detection(9, sigma=0.0, gap=0.5) == 1.0
+    assert detection(9, sigma=0.0, gap=0.5) == detection(5, sigma=0.0, gap=3.0, level=0.004) == 1.0
 
 
 def test_the_steps_to_a_loss_count_the_last_time_that_it_was_reached():

@@ -1,4 +1,6 @@
-"""Faults on tests: those that mirror a changed module have to notice the fault, without any page."""
+"""Faults on tests: those that mirror a changed module, or its docstrings' examples, have to notice the fault, without
+any page.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,11 @@ def run(root: Path, mutants: list[Mutant], work) -> None:
         if mutant.is_page or mutant.harmless:
             continue
         found = tests_of(mutant, root)
-        texts = [(root / file).read_text(encoding="utf-8") for file in found]
+        texts = [path.read_text(encoding="utf-8") for path in (mutant.file(root), *(root / file for file in found))]
         digests[mutant.name] = record.digest([record.mutant_digest(mutant, root), texts])
         if own.get(mutant.name, {}).get("digest") != digests[mutant.name]:
             own.pop(mutant.name, None)
-            if found:
-                calls.append((root, mutant, mutant.sizes[0], found))
-            else:
-                own[mutant.name] = {"digest": digests[mutant.name], "files": [], "noticed": {}}
+            calls.append((root, mutant, mutant.sizes[0], found))
 
     def ended(call, result, seconds):
         _, mutant, size, found = call
@@ -41,7 +40,7 @@ def run(root: Path, mutants: list[Mutant], work) -> None:
             calls.appendleft((root, mutant, larger[0], found))
         record.write(record.TESTS, own, root)
         times, said = f" × {size:g}" if size else "", {True: "noticed", False: "not noticed", None: "stopped"}
-        return f"{' '.join(found)} under {mutant.name}{times}: {said[result]} ({seconds:.0f} s)"
+        return f"{' '.join(found) or 'examples'} under {mutant.name}{times}: {said[result]} ({seconds:.0f} s)"
 
     work.say(f"{len(calls)} faults on tests")
     work.perform(trial.tests, calls, ended)

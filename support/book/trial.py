@@ -8,7 +8,9 @@ fails is noted, a verdict that contradicts the ledger is none of our business, a
 from __future__ import annotations
 
 import contextlib
+import doctest
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -228,7 +230,9 @@ def _lines(tracer, root: Path) -> dict[str, dict[int, int]]:
 
 
 def tests(root: Path, mutant: faults.Mutant, size: float | None, files: list[str]) -> bool | None:
-    """Whether tests fail under a fault; None where they do not get so far."""
+    """Whether an example in the changed module's docstrings, or a test in ``files``, fails under a fault; None where
+    they do not get so far.
+    """
     import pytest
 
     changed = mutant.changed(faults.text_of(mutant, root), size)
@@ -238,5 +242,13 @@ def tests(root: Path, mutant: faults.Mutant, size: float | None, files: list[str
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
+    try:
+        module = importlib.import_module(mutant.target)
+    except Exception:
+        return None
+    if doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed:
+        return True
+    if not files:
+        return False
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
     return {pytest.ExitCode.OK: False, pytest.ExitCode.TESTS_FAILED: True}.get(status)

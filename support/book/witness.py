@@ -85,7 +85,7 @@ def others(notebook: Path, name: str, defaults: dict[str, Any]) -> list:
         case int():
             found += [own + 1, own - 1, 2 * own, own // 2]
         case float():
-            found += [1.1 * own, 0.9 * own, 2 * own, own / 2, own + 0.1, own + 1]
+            found += [float(f"{near:.6g}") for near in (1.1 * own, 0.9 * own, 2 * own, own / 2, own + 0.1, own + 1)]
         case list() if len(own) > 1:
             found += [own[:-1], own[1:]]
     kept: list = []

@@ -214,8 +214,9 @@ def _decisive(rule: Rule, cases: list[_Case], holds: bool | None) -> tuple[str, 
     failing = [case for case in cases if case.holds is not True]
     rooms = {id(case): rule.room(case.measured, case.stated, case.interval) for case in cases}
 
-    def amount(case):
-        return -1.0 if math.isnan(rooms[id(case)][0]) else rooms[id(case)][0]
+    def amount(case):  # a yes or a no decides where nothing else does
+        none = -1.0 if failing else math.inf
+        return none if math.isnan(rooms[id(case)][0]) else rooms[id(case)][0]
 
     # what holds is decided by its tightest case, what fails by its worst
     chosen = max(failing, key=amount) if failing else min(cases, key=amount)

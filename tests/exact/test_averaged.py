@@ -324,6 +324,18 @@ def test_bounds_in_one_dimension_by_hand():
     assert risks(population, noise, 1.0, start, 50).averaged[-1] * 51**2 > 7.5
 
 
+@pytest.mark.parametrize("d", [1, 8])
+@pytest.mark.parametrize("b", [1, 4])
+def test_the_bound_on_the_noise_is_nearly_attained(d, b):
+    """One of d unit vectors and a sign for the residual: R² = σ² = 1, λ = 1/d, and c₁ = (1 − η/2d) C₁ exactly."""
+    population = FinitePopulation(np.repeat(np.eye(d), 2, axis=0), np.tile([1.0, -1.0], d))
+    lr = 0.7 * 2 * b / (1 + (b - 1) / d)
+    limit = bound(population, matched(b), lr, np.zeros(d)).C1
+    assert limit == pytest.approx(d / b / (2 - 1.4), rel=1e-12)
+    found = exact_constants(population, matched(b), lr, np.zeros(d)).C1
+    assert found == pytest.approx((1 - lr / (2 * d)) * limit, rel=1e-10)
+
+
 def test_a_residual_tied_to_x_breaks_the_additive_form_and_not_minkowskis():
     """One input in a hundred is 1, the others 1/20; the residual is ε = 1 there and small and negative elsewhere, so
     that E εx = 0.

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from support.exact.averaged import bound, lr_limit, risks
 from support.exact.batch_noise import matched
 from support.exact.populations import FinitePopulation, GaussianPopulation
-from support.exact.theorem_one import chain, expect, outcomes, paths, product, random_case, survey, walk
-from support.sampling import MiniBatch
+from support.exact.theorem_one import (
+    chain,
+    counted_risks,
+    expect,
+    outcomes,
+    paths,
+    product,
+    random_case,
+    survey,
+    walk,
+)
+from support.sampling import FullBatch, MiniBatch
 
 X = np.array([[1, 0], [1, 2], [-1, 1]], dtype=object) * Fraction(1)
 POPULATION = FinitePopulation(X, np.array([1, 0, 2], dtype=object) * Fraction(1))
@@ -27,6 +37,21 @@ def test_outcomes_are_a_law_with_the_right_means():
     assert (expect(STEPS, lambda L, N: N) == 0).all()
     with pytest.raises(ValueError, match="outcomes are counted in fractions"):
         outcomes(FinitePopulation(X.astype(float), [1.0, 0.0, 2.0]), [])
+
+
+def test_outcomes_take_every_sample_with_its_own_probability():
+    chances = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
+    unequal = FinitePopulation(X, POPULATION.targets, np.array(chances, dtype=object))
+    steps = outcomes(unequal, MiniBatch(2, 2, replace=False).atoms())
+    assert sum(step.probability for step in steps) == 1
+    assert (expect(steps, lambda L, N: L) == sum(p * np.outer(x, x) for p, x in zip(chances, X, strict=True))).all()
+
+
+def test_counted_risks_by_hand():
+    """x = 1, y = 0, η = 1/2: the errors are 1, 1/2 and 1/4, their mean 7/12."""
+    one = FinitePopulation(np.array([[Fraction(1)]]), [0])
+    steps = outcomes(one, FullBatch(2, 1).atoms())
+    assert counted_risks(one, steps, Fraction(1, 2), [1], 2) == (Fraction(1, 32), Fraction(49, 288))
 
 
 def test_the_recursion_unrolls():
@@ -65,6 +90,15 @@ def test_the_broken_links_are_those_of_the_trace_and_of_the_last_line():
     one = chain(FinitePopulation([[1.0]], [0.0]), noise, 0.8, np.ones(1), 3)["trace"]
     assert (one.left, one.printed, one.repaired) == pytest.approx((1 / 1.2, 0.5, 1 / 1.2))
     assert one.slack == pytest.approx((0.6, 1.0))
+
+
+def test_the_noise_term_by_hand():
+    """x = ±1, ε = ±1: M(i, k+1) N_k has the square (1 − η)^2(i−k)."""
+    coin, lr, n = FinitePopulation([[1.0], [1.0], [-1.0], [-1.0]], [1.0, -1.0, 1.0, -1.0]), 0.3, 4
+    link = chain(coin, matched(1), lr, np.ones(1), n)["noise"]
+    term = lr**2 * sum((1 - lr) ** (2 * (i - k)) for i in range(n + 1) for k in range(1, i + 1))
+    assert link.left == pytest.approx(term, rel=1e-12)
+    assert (link.printed, link.repaired) == pytest.approx((lr * (n + 1) / (2 - lr),) * 2, rel=1e-12)
 
 
 def test_no_noise_no_slack_to_speak_of():

@@ -141,16 +141,23 @@ def missing(name: str, record: Mapping[str, Any], mutants: Iterable[Mutant], roo
     return [m for m in wanted if runs.get(m.name, {}).get("digest") != mutant_digest(m, root)]
 
 
+def outdated(root: Path = faults.ROOT) -> Iterator[str]:
+    """The pages whose checks are no longer those of the record, one line a page, with the remedy."""
+    for name in pages(root):
+        if not fresh(name, root):
+            why = "its cells have changed since" if read(name, root) else "there is none"
+            again = f"run `python -m support mutants --page {name}`"
+            yield f"{name}: no record of faults belongs to it ({why}): {again}"
+
+
 def problems(mutants: list[Mutant], root: Path = faults.ROOT) -> Iterator[str]:
     """Where the record does not belong to today's pages and changes, one line a page, with the remedy."""
+    yield from outdated(root)
     for name in pages(root):
-        again = f"run `python -m support mutants --page {name}`"
-        if not (record := fresh(name, root)):
-            why = "its cells have changed since" if read(name, root) else "there is none"
-            yield f"{name}: no record of faults belongs to it ({why}): {again}"
-        elif gone := sorted(set(record["runs"]) - {mutant.name for mutant in mutants}):
+        again, record = f"run `python -m support mutants --page {name}`", fresh(name, root)
+        if gone := sorted(set(record.get("runs", ())) - {mutant.name for mutant in mutants}):
             yield f"{name}: the record has {', '.join(gone[:5])}, which are no longer there: {again}"
-        elif lacking := missing(name, record, mutants, root):
+        elif record and (lacking := missing(name, record, mutants, root)):
             yield f"{name}: not yet run under {faults.names(lacking[:5])}{' …' * (len(lacking) > 5)}: {again}"
 
 
@@ -188,11 +195,16 @@ class Noticed:
         >>> Noticed(7, 5, 1.02).sentence
         'Of 7 deliberate faults that moved its numbers, 5 changed the verdict; the smallest by a factor of 1.02.'
         """
-        if not self.reached:
-            return "No deliberate fault has reached it."
-        which = "the deliberate fault" if self.reached == 1 else f"{self.reached} deliberate faults"
-        size = f"; the smallest by a factor of {self.smallest:g}" if self.smallest else ""
-        return f"Of {which} that moved its numbers, {self.changed or 'none'} changed the verdict{size}."
+        size = f"a factor of {self.smallest:g}" if self.smallest else ""
+        smallest = f"; the smallest by {size}" if size else ""
+        match self.reached, self.changed:
+            case 0, _:
+                return "No deliberate fault has reached it."
+            case 1, changed:
+                did = "changed" if changed else "did not change"
+                return f"The one deliberate fault that moved its numbers {did} the verdict{size and f', at {size}'}."
+        which = "all" if self.changed == self.reached else self.changed or "none"
+        return f"Of {self.reached} deliberate faults that moved its numbers, {which} changed the verdict{smallest}."
 
 
 def outcomes(root: Path = faults.ROOT) -> list[Outcome]:
