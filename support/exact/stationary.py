@@ -332,7 +332,8 @@ def _top_vector(product, start):
         return float(np.linalg.eigvals(dense).real.max())
     operator = LinearOperator((count, count), matvec=lambda vector: product(vector.ravel()), dtype=float)
     try:
-        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-12)
+        wide = {"ncv": min(count, 64), "maxiter": 2000}  # with momentum many eigenvalues lie near the circle
+        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-11, **wide)
     except ArpackError as error:
         raise NotFinite(f"the spectral radius was not found: {error}; take a smaller problem") from None
     return float(found[0].real)

@@ -234,6 +234,24 @@ def test_existence_is_a_spectral_radius_below_one(population):
     assert 20 < sum(seen) < 110
 
 
+def test_existence_without_common_axes():
+    """Random data sets, matrix rates and indefinite decays, momentum up to near 1, with and without replacement."""
+    rng, seen = np.random.default_rng(12), []
+    for _ in range(150):
+        d, n = rng.integers(1, 5), int(rng.integers(2, 9))
+        law = MiniBatch(n, int(rng.integers(1, n + 1)), replace=bool(rng.integers(2)))
+        root, decay = rng.standard_normal((d, d)), 0.1 * rng.standard_normal((d, d))
+        lr = math.exp(rng.uniform(-4, 1)) * (root @ root.T + 0.1 * np.eye(d))
+        data = FinitePopulation(rng.standard_normal((n, d)), rng.standard_normal(n))
+        descent = Descent(data, fixed(law), lr, rng.choice([0.0, rng.random()]), decay + decay.T)
+        found = gain(descent)
+        seen.append(found < 1)
+        assert seen[-1] == (growth(descent) < 1)
+        if found < 0.99:
+            assert stationary(descent).residual < 1e-9
+    assert 40 < sum(seen) < 110
+
+
 def test_weight_decays_window_has_the_printed_ends_in_one_dimension():
     a, eta, b = 1.0, 0.5, 1
     descent = Descent(GaussianPopulation([[a]]), matched(b), eta, decay=0.3)
