@@ -29,6 +29,8 @@ from support.exact.multipliers import signs
 from support.exact.ornstein_uhlenbeck import OrnsteinUhlenbeck
 from support.exact.populations import FinitePopulation
 from support.exact.products import log_products
+from support.exact.second_moments import Descent
+from support.exact.tails import GaussianFactor
 from support.exact.theorem_one import outcomes
 from support.exact.two_basins_runs import Setting
 from support.gradients import GradientMatrix
@@ -41,6 +43,10 @@ LAW, NOISE, POPULATION = MiniBatch(3, 2), BatchNoise(0.5), FinitePopulation(X, Y
 REGRESSION = {"features": X, "targets": Y, "law": LAW, "lr": 0.1, "theta": THETA}
 AVERAGED = {"population": POPULATION, "noise": NOISE, "lr": 0.1, "theta": THETA}
 RATIONAL = FinitePopulation([[Fraction(1)], [Fraction(2)]], [0, 1])
+DESCENT = Descent(POPULATION, NOISE, 0.05)
+SQUARE, PAIR, EXPANDING = np.array([[1.0, 0.2], [0.2, 2.0]]), np.array([1.0, -1.0]), GaussianFactor(0.5, 2)
+LABELS = {"features": SQUARE, "lr": 0.1, "b": 4.0, "variance": 1.0, "momentum": 0.1}
+COLUMN = {"column": "exact", "printed": True}
 STEPS = outcomes(RATIONAL, MiniBatch(2, 1).atoms())
 PATHS = {"paths": 2, "substeps": 2, "generator": np.random.default_rng(1)}
 GAUSSIAN = GaussianCovariance(3, 2)
@@ -79,9 +85,11 @@ OBJECTS = {
     "Diagonal": Diagonal(torch.ones(2)),
     "LowRank": LowRank(torch.ones(1), torch.eye(2)[:, :1]),
     "ClippedNetwork": NETWORK,
+    "Descent": DESCENT,
     "Finite": Finite(X.T),
     "Linear": Linear(**CLASS),
     "FinitePopulation": POPULATION,
+    "GaussianFactor": EXPANDING,
     "LogProduct": log_products(FACTOR, [3])[0],
     "Mixture": FACTOR,
     "OrnsteinUhlenbeck": PROCESS,
@@ -129,6 +137,109 @@ CALLS = {
         "regression_arrays": {"features": X, "targets": Y, "theta": THETA},
         "growth": {"data": X, "noise": LAW, "lr": 0.1},
         "stability_limit": {"data": POPULATION, "noise": NOISE},
+    },
+    "exact.matrices": {
+        "symmetric": {"value": SQUARE, "d": Optional(2)},
+        "multiple": {"value": 0.1, "d": 2},
+        "a_momentum": {"value": 0.5},
+        "shared_axes": {"matrices": [SQUARE, np.eye(2)]},
+        "commuting": {"features": SQUARE, "lr": np.eye(2)},
+        "ridge": {"features": SQUARE, "decay": 0.1, "target": PAIR},
+    },
+    "exact.second_moments": {
+        "Descent": {"population": POPULATION, "noise": NOISE, "lr": 0.05, "momentum": 0.1, "decay": 0.1},
+        "a_descent": {"value": DESCENT},
+        "Lyapunov": {"transition": SQUARE / 4},
+        "Descent.step": {"joint": np.eye(4)},
+    },
+    "exact.stationary": {
+        "stationary": {"descent": DESCENT, "method": Optional("krylov")},
+        "gain": {"descent": DESCENT},
+        "growth": {"descent": DESCENT},
+        "headroom": {"descent": DESCENT},
+        "decay_window": {"descent": DESCENT},
+        "input_noise": {"covariance": SQUARE, "blur": np.eye(2), "target": PAIR, "variance": 1.0},
+    },
+    "exact.blurred": {"BlurredPopulation": {"population": POPULATION, "blur": np.eye(2), "variance": 1.0}},
+    "exact.tails": {
+        "GaussianFactor": {"scale": 0.5, "b": 2, "keep": 1.0},
+        "GaussianFactor.exponent": {"q": 1.0},
+        "GaussianFactor.slope": {"q": 1.0},
+        "data_factor": {"squares": Y, "lr": 0.5, "b": 2, "replace": False, "decay": 0.1},
+        "bounded_below": {"squares": Y, "b": 2, "replace": False},
+        "tail_index": {"factor": EXPANDING},
+        "moment_exists": {"factor": EXPANDING, "order": 2.0},
+        "edge": {"order": 2.0, "b": 2},
+        "printed_index": {"scale": 1.0, "b": 4.0},
+        "continuous_index": {"scale": 1.0, "b": 4.0, "gaussian": True},
+        "small_rate_index": {},
+        "large_batch_index": {"scale": 1.0},
+        "hill": {"samples": THETA * 3 + 5, "k": 1, "confidence": 0.9},
+    },
+    "exact.ziyin": {
+        "theorem_1": {"lr": SQUARE, "hessian": SQUARE, "covariance": SQUARE, "noise": SQUARE, "momentum": 0.1},
+        "lemma_1": {"features": SQUARE, "covariance": SQUARE, "b": 4.0, "variance": 1.0},
+        "proposition_3": {"features": SQUARE, "decay": 0.1, "target": PAIR, "covariance": SQUARE, "b": 4.0},
+        "label_noise": {**LABELS, **COLUMN},
+        "kappa_mu": {name: LABELS[name] for name in ("features", "lr", "b", "momentum")},
+        "label_noise_stable": {name: LABELS[name] for name in ("features", "lr", "b", "momentum")},
+        "theorem_3": LABELS,
+        "input_noise": {
+            "features": SQUARE,
+            "blur": SQUARE,
+            "target": PAIR,
+            "lr": 0.1,
+            "b": 4.0,
+            "momentum": 0.1,
+            **COLUMN,
+        },
+        "weight_decay": {
+            "features": SQUARE,
+            "decay": 0.1,
+            "target": PAIR,
+            "lr": 0.1,
+            "b": 4.0,
+            "momentum": 0.1,
+            **COLUMN,
+        },
+        "proposition_8": {"gradients": X, "b": 2, "replace": False},
+    },
+    "exact.ziyin_applications": {
+        "decay_losses": {"decay": 0.1, "a": 1.0, "lr": 0.1, "b": 4.0, "target": 1.0},
+        "decay_ends": {"a": 1.0, "lr": 0.1, "b": 4.0},
+        "best_decay": {"a": 1.0, "lr": 0.1, "b": 4.0},
+        "negative_decay": {"scale": 1.0, "b": 4, "printed": True},
+        "decay_quotient": {"features": SQUARE, "decay": 0.1, "target": PAIR, "lr": 0.1, "b": 4.0},
+        "theorem_5": {"loss": 1.0, "hessian": SQUARE, "gradient": PAIR, "penalty": PAIR, "b": 4.0, "printed": True},
+        "corollary_2": {"hessian": SQUARE, "b": 4.0, "loss": 1.0, "penalty": Optional(PAIR), "gaussian": True},
+        "corollary_2_zero": {"hessian": SQUARE, "covariance": SQUARE, "b": 4.0, "gaussian": True},
+        "corollary_3": {
+            "hessian": SQUARE,
+            "decay": 0.1,
+            "minimum": PAIR,
+            "loss": 1.0,
+            "lr": 0.1,
+            "b": 4.0,
+            "momentum": 0.1,
+            "printed": True,
+            "gaussian": True,
+        },
+        "proposition_4": {"hessian": SQUARE, "covariance": SQUARE, "b": 4.0, "variance": 1.0, "alpha": 2.0},
+        "theorem_6": {
+            "hessian": SQUARE,
+            "lr": 0.1,
+            "b": 4.0,
+            "variance": 1.0,
+            "alpha": 2.0,
+            "fixed_dimension": True,
+        },
+        "many_dimensions_edge": {"a": 1.0, "d": 2, "b": 4.0, "form": "printed"},
+        "averaged_labels": {"inputs": X, "variance": 1.0},
+        "newton": LABELS,
+        "natural_gradient": LABELS,
+        "natural_rate": {"d": 2, **{name: LABELS[name] for name in ("lr", "b", "variance", "momentum")}},
+        "at_fixed_ratio": {"features": SQUARE, "ratio": 0.1, "lr": 0.1, "variance": 1.0, "momentum": 0.1},
+        "student": {"beta": 3.0, "a": 1.0, "variance": 1.0},
     },
     "exact.diffusion": {
         "whole_steps": {"time": 1.0, "lr": 0.5},
@@ -416,12 +527,15 @@ FIXED = {
     "seeds": {"colour": "black"},
     "known_colour": {"name": "colour"},
     "gif": {"frames": [1, 2]},
+    "symmetric": {"name": "lr"},
+    "multiple": {"name": "lr", "above": 0.0},
 }  # arguments that may be many things
 # what functions give, and what they take only from each other
 RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
     *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
     *("Alignment", "EstimatedAlignment", "Likeness", "Covariance", "Losses", "LocalComplexity"),
+    *("Forms", "Modes", "Stationary"),
 }
 
 
