@@ -142,9 +142,9 @@ def stage(book: Book, tasks: list[Task]) -> bool:
     """
     target = book.build / "stage"
     wanted = {target / name: book.root / name for name in _CONFIG if (book.root / name).is_file()}
-    prose, faults = book.root / "book", book.root / "notebooks" / "records" / "mutants"  # the ledger says what they hold
-    files_of = (path for folder in (prose, faults) for path in sorted(folder.rglob("*")) if path.is_file())
-    wanted |= {target / path.relative_to(book.root): path for path in files_of}
+    folders = book.root / "book", book.root / "notebooks" / "records" / "mutants"  # the ledger tells of the faults
+    found = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    wanted |= {target / path.relative_to(book.root): path for path in found}
     wanted |= {target / task.notebook.relative_to(book.root): task.output for task in tasks}
     gone = [path for path in target.rglob("*") if path.is_file() and path not in wanted]
     for path in gone:

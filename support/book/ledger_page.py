@@ -48,7 +48,8 @@ class Ledger(SphinxDirective):
         found = _collected(self)
         for problem in verdicts.problems(found, ledger.load()):
             _LOG.warning(problem, location=self.get_location(), type="ledger")
-        for path in sorted(record.folder(Path(self.env.srcdir)).glob("*.json")):
+        folder = record.folder(Path(self.env.srcdir))
+        for path in sorted(folder.glob("*.json")) or [folder]:  # one that is not there is looked for again
             self.env.note_dependency(str(path))
         root = Path(self.env.srcdir)
         self.noticed = record.noticed(record.outcomes(root), record.checked(root))
