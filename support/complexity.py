@@ -148,10 +148,11 @@ def local_complexity(
     starts = delta * rising / rising.norm(dim=2, keepdim=True).clamp(min=_TINY)
     fixed = 2 if absolute else 1
     starts[fixed:] = _in_ball(starts[fixed:], delta, generator)
-    found, points = _climb(
+    found, points, _ = _climb(
         _weighted(risk, together),
         (turns[..., None] * V).flatten(0, 1),
         (turns * centre).flatten(),
+        rising.flatten(0, 1),
         starts,
         delta,
         steps,
@@ -280,8 +281,9 @@ def _weighted(risk: EmpiricalRisk, together: int):
     return evaluate
 
 
-def _climb(evaluate, V, value, starts, delta: float, steps: int):
-    """The largest ``V·ℓ(θ + u)/n`` found with |u| ≤ δ, and its u, for each row, by ascent from the starts.
+def _climb(evaluate, V, value, rise, starts, delta: float, steps: int):
+    """The largest ``V·ℓ(θ + u)/n`` found with |u| ≤ δ, its u and the gradient there, for each row, by ascent from the
+    starts; value and rise: those of θ itself.
 
     A step goes along the gradient, by the length that the last one's change of gradient asks for (Barzilai and Borwein
     1988), or to the boundary where the sum curves upwards; a step down is taken back, and tried at a quarter of it.
@@ -296,13 +298,14 @@ def _climb(evaluate, V, value, starts, delta: float, steps: int):
         stride = torch.where(bend > 0, moved.square().sum(1) / bend.clamp(min=_TINY), math.inf)
         at, slope = torch.where(up[:, None], candidate, at), torch.where(up[:, None], ahead, slope)
         value, step = torch.where(up, there, value), torch.where(up, stride, step / 4)
-        point = torch.where((value > best)[:, None], at, point)
+        higher = (value > best)[:, None]
+        point, rise = torch.where(higher, at, point), torch.where(higher, slope, rise)
         best = torch.maximum(best, value)
         # no further than to where the gradient alone would decide
         step = torch.minimum(step, 100 * delta / slope.norm(dim=1).clamp(min=_TINY))
         candidate = at + step[:, None] * slope
         candidate = candidate * (delta / candidate.norm(dim=1, keepdim=True).clamp(min=delta))
-    return best, point
+    return best, point, rise
 
 
 def _in_ball(like, delta: float, generator):

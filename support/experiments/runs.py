@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from support import files
-from support.experiments import checkpoints, data, models, optimizers, records
+from support.experiments import checkpoints, data, models, optimizers, records, regularised
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.plans import Plan
 from support.experiments.presets import PresetError, Setting
@@ -65,6 +65,12 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
     if escape:
         measurement = Measurement(escape, drawn.train, sgd, cross_entropy, seed)
         options |= {"measure": measurement, "measure_at": escape.measure_at}
+    if local := setting.complexity:
+        options["additive"] = regularised.penalty(method, local, drawn.train, setting.b, cross_entropy)
+        options |= {
+            "measure": regularised.Look(local, drawn.train, cross_entropy, seed),
+            "measure_at": local.measure_at,
+        }
     own = torch.Generator().manual_seed(stream(seed, "noise", method))
     return Trainer(model, optimizer, law(setting, method), drawn, generator=own, chunk=setting.chunk, **options)
 

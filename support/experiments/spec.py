@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support import additive
 from support.errors import instance, integer
-from support.experiments import records
+from support.experiments import records, regularised
 from support.experiments.escape import Escape
 from support.experiments.presets import Preset, Setting, preset
 from support.experiments.training import differences
@@ -106,9 +106,9 @@ class RunSpec:
 
 def law(setting: Setting, method: str) -> Law:
     """The law of the sampling vector under a method's name, at a setting's n, b and way of drawing batches; GD's where
-    the noise is additive. "SGD-500" is mini-batch SGD with batches of 500.
+    the noise is additive, or a regulariser takes its place. "SGD-500" is mini-batch SGD with batches of 500.
     """
     if larger := re.fullmatch(r"SGD-(\d+)", method):
         return MiniBatch(setting.n, int(larger[1]), replace=setting.replace)
-    quiet = method in (*additive.NAMES, START)
+    quiet = method in (*additive.NAMES, START) or regularised.radius(method) is not None
     return by_name("GD" if quiet else method, setting.n, setting.b, replace=setting.replace)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from support.errors import Refused, instance
 from support.experiments.escape import Escape
+from support.experiments.regularised import Complexity
 
 
 class PresetError(Refused):
@@ -23,6 +24,7 @@ class Setting:
     steps.  chunk: samples of one forward and backward pass on a CPU; it changes speed, memory, and the result by
     rounding alone.  escape: for methods that leave from a point which GD has found; None starts from the
     initialisation.  additive_every: steps between two looks of an additive noise at its covariance outside an escape.
+    complexity: what is regularised and measured of local complexities; None for neither.
 
     A knob is never renamed, and a new one has the value that runs had before it: records are recognised by their knobs.
     """
@@ -48,6 +50,7 @@ class Setting:
     truncated: bool = False
     escape: Escape | None = None
     additive_every: int = 10
+    complexity: Complexity | None = None
 
     @property
     def knobs(self) -> dict:

@@ -1,0 +1,87 @@
+r"""A local complexity as a regulariser of training: the term that Wu's talk compares the noise of SGD with.
+
+    L(θ) + λ E_V (1/n) sup |Σ v_i ℓ_i(θ')|,   |θ' − θ| ≤ δ                           (Wu's talk, Section 3, Figure 1)
+
+The talk abandons the supremum and the absolute value, and what is left is one more class of noise; here both can be
+kept.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from support.complexity import _SMALL, _TINY, _at_centre, _climb, _weighted, multipliers
+from support.errors import boolean, integer, real
+from support.risk import EmpiricalRisk
+from support.sampling import Law
+
+
+class ComplexityPenalty:
+    """λ times a local complexity as a regulariser: at each step it adds its gradient, estimated, to ``.grad``.
+
+        ∇θ λ E_V (1/n) sup |Σ v_i ℓ_i(θ + u)| = λ E_V s (1/n) Σ v_i ∇ℓ_i(θ + u*),    |u| ≤ δ, s the sum's sign at u*
+
+    by Danskin's theorem, u* where the supremum is reached. V is drawn anew at each call; u* is the best point found by
+    ``steps`` steps of ascent for either sign, at 1 + 2·steps gradients a draw.
+
+    data: (inputs, targets) as for `EmpiricalRisk`; loss, chunk too.  delta: δ > 0.  weight: λ ≥ 0; √(n/b) gives each
+    step the size of the noise of batches of b.  law: of V, as for `multipliers`.  draws: of V a step, whose mean is
+    taken.  steps: 0 abandons the supremum: u* = 0.  absolute: False abandons |·| too: s = 1. With both abandoned and
+    signs for V this is GD-Rademacher of Wu's talk, Figure 1, and multiplicative SGD with the weights
+    ``(1 + λ a_i)/n``, `support.sampling.Rademacher` for λ = √(n/b).
+
+    It is called with the model and a generator between ``backward()`` and ``optimizer.step()``, or by a trainer as its
+    ``additive``. Raises WrongType, Refused for values out of range or a loss that couples its samples, NotFinite.
+
+    >>> model, squares = torch.nn.Linear(1, 1, bias=False), lambda outputs, targets: (outputs[:, 0] - targets).square()
+    >>> data = torch.ones(4, 1), torch.zeros(4)
+    >>> penalty = ComplexityPenalty(squares, data, 0.5, weight=0.1)
+    >>> penalty(model, torch.Generator().manual_seed(1))
+    >>> model.weight.grad.shape
+    torch.Size([1, 1])
+    """
+
+    def __init__(
+        self,
+        loss,
+        data,
+        delta: float,
+        *,
+        weight: float,
+        law: Law | str = "signs",
+        draws: int = 1,
+        steps: int = 2,
+        absolute: bool = True,
+        chunk: int | None = None,
+    ):
+        self.loss, self.data, self.law, self.chunk = loss, data, law, chunk
+        self.delta, self.weight = real("delta", delta, above=0), real("weight", weight, 0)
+        self.draws, self.steps = integer("draws", draws, 1), integer("steps", steps, 0)
+        self.absolute = boolean("absolute", absolute)
+        self._risk: EmpiricalRisk | None = None
+
+    def __call__(self, model: torch.nn.Module, generator: torch.Generator) -> None:
+        """Add the gradient of one step's estimate to the gradients of the model's parameters."""
+        fresh = self._risk is None or self._risk.model is not model
+        risk = EmpiricalRisk(model, self.loss, self.data, chunk=self.chunk) if fresh else self._risk.here()
+        self._risk = risk
+        V = multipliers(self.law, risk.n, self.draws, generator).to(risk.theta)
+        centre, slopes = _at_centre(risk, V)
+        turns = torch.where(centre < 0, -1, 1).to(V) if self.absolute else torch.ones_like(centre)
+        signs = torch.stack((turns, -turns)[: 1 + self.absolute])
+        rising = (signs[..., None] * slopes).flatten(0, 1)
+        found, _, rise = _climb(
+            _weighted(risk, 20 if risk.n * risk.d <= _SMALL else 1),
+            (signs[..., None] * V).flatten(0, 1),
+            (signs * centre).flatten(),
+            rising,
+            (self.delta * rising / rising.norm(dim=1, keepdim=True).clamp(min=_TINY))[None],
+            self.delta,
+            self.steps,
+        )
+        best = found.reshape(len(signs), self.draws).argmax(0)
+        mean = rise.reshape(len(signs), self.draws, risk.d)[best, torch.arange(self.draws)].mean(0)
+        own = dict(model.named_parameters())
+        for name, piece in risk.named(self.weight * mean).items():
+            p = own[name]
+            p.grad = piece.to(p) if p.grad is None else p.grad + piece.to(p)
