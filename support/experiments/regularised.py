@@ -79,9 +79,9 @@ class Look:
     """The local Rademacher complexity of a model on its training set, from below. Called by the trainer; draws its
     signs from a stream of its own, the same ones at each step and for each method, so that these can be compared.
 
-    Gives for each radius δ the largest weighted loss found for each draw, with |·| (``largest_δ``) and without
-    (``signed_δ``); the weighted losses at the centre (``centre``); and the root mean square of the losses
-    (``rms_loss``), for E|X| ≈ √(2/π)·rms/√n.
+    Gives for each radius δ the largest size of the weighted loss that was found, for each draw (``largest_δ``); the
+    weighted losses at the centre (``centre``); and the root mean square of the losses (``rms_loss``), for E|X| ≈
+    √(2/π)·rms/√n.
     """
 
     knobs: Complexity
@@ -94,17 +94,9 @@ class Look:
         risk = EmpiricalRisk(model, self.loss, _laid_out(self.train), chunk=knobs.chunk)
         numbers = {"rms_loss": float(risk.losses().square().mean().sqrt())}
         for delta in knobs.radii:
-            for name, absolute in (("largest", True), ("signed", False)):
-                found = local_complexity(
-                    risk,
-                    "signs",
-                    delta,
-                    draws=knobs.draws,
-                    generator=torch.Generator().manual_seed(stream(self.seed, "complexity")),
-                    absolute=absolute,
-                    steps=knobs.steps,
-                    restarts=1,
-                )
-                numbers[f"{name}_{delta:g}"] = found.draws.tolist()
-                numbers["centre"] = found.centre.tolist()
+            generator = torch.Generator().manual_seed(stream(self.seed, "complexity"))
+            found = local_complexity(
+                risk, "signs", delta, draws=knobs.draws, generator=generator, steps=knobs.steps, restarts=1
+            )
+            numbers |= {f"largest_{delta:g}": found.draws.tolist(), "centre": found.centre.tolist()}
         return numbers

@@ -11,7 +11,7 @@ _BOOK = Setting(dataset="digits", pixels="unit", model="DigitsNet", init_std=0.1
 _METHODS = ("GD", "SGD", "MSGD-Cov", "MSGD-Fisher", "MSGD-Bernoulli", "MSGD-[Fisher-10]", "MSGD-[Cov-10]")
 _DRAWN = (
     *("GD", "SGD", "SGD-500", "MSGD-Cov", "MSGD-Fisher", "MSGD-Bernoulli", "[MSGD-Fisher]-500", "[MSGD-Cov]-500"),
-    *("MSGD-[Fisher-10]", "MSGD-[Cov-10]", "MSGD-[Fisher-100]", "MSGD-[Cov-100]", "GLD-diag"),
+    *("MSGD-[Fisher-10]", "MSGD-[Cov-10]", "MSGD-[Fisher-100]", "MSGD-[Cov-100]", "GLD-diag", "M-SGD-Rademacher"),
 )
 
 
