@@ -47,11 +47,12 @@ class LocalComplexity:
 
     lower: mean over draws of V of the largest weighted loss found, with its Student interval: a bound from below.
     upper: that of the bounds from above; None where none is known.  draws: the largest found for each draw, (draws,);
-    bounds: the bounds from above, or None.  centre: the weighted mean loss at θ, ``Σ v_i ℓ_i(θ)/n``, (draws,).
+    bounds: the bounds from above, or None.  centre: the weighted mean loss at θ, ``X = Σ v_i ℓ_i(θ)/n``, (draws,);
+    slope: the length of its gradient, (draws,): to first order in δ the largest is ``|X| + δ|∇X|``.
     points: θ' − θ where the largest was found, (draws, d).  multipliers: V, (draws, n).
 
     >>> one, two = torch.ones(2), torch.tensor([1.0, 3.0])
-    >>> LocalComplexity(student(two), None, two, None, one, torch.zeros(2, 1), torch.ones(2, 1))
+    >>> LocalComplexity(student(two), None, two, None, one, one, torch.zeros(2, 1), torch.ones(2, 1))
     LocalComplexity(at least 2 [-10.71, 14.71], 2 draws)
     """
 
@@ -60,6 +61,7 @@ class LocalComplexity:
     draws: torch.Tensor
     bounds: torch.Tensor | None
     centre: torch.Tensor
+    slope: torch.Tensor
     points: torch.Tensor
     multipliers: torch.Tensor
 
@@ -163,7 +165,7 @@ def local_complexity(
     largest = torch.stack([v @ risk.at(risk.theta + u).losses().to(v) / risk.n for v, u in zip(V, points, strict=True)])
     largest = _finite(largest.abs() if absolute else largest, "in the ball")
     upper = None if bounds is None else student(bounds, confidence)
-    return LocalComplexity(student(largest, confidence), upper, largest, bounds, centre, points, V)
+    return LocalComplexity(student(largest, confidence), upper, largest, bounds, centre, slopes.norm(dim=1), points, V)
 
 
 def expansion(risk: EmpiricalRisk, delta: float) -> Quadratic:

@@ -121,6 +121,16 @@ def test_every_draw_has_its_certificate():
     assert "at least" in repr(found) and "at most" not in repr(found)
 
 
+def test_the_slope_is_that_of_the_weighted_loss_and_rules_a_small_ball():
+    risk = network()
+    found = local_complexity(risk, "signs", 1e-6, draws=5, generator=seeded())
+    for v, slope in zip(found.multipliers, found.slope, strict=True):
+        theta = risk.theta.clone().requires_grad_()
+        whole = v @ risk.losses_at(theta, slice(None)) / risk.n
+        assert float(slope) == pytest.approx(float(torch.autograd.grad(whole, theta)[0].norm()), rel=1e-12)
+    torch.testing.assert_close(found.draws, found.centre.abs() + 1e-6 * found.slope, rtol=1e-10, atol=1e-12)
+
+
 def test_known_constants_bound_from_above():
     """|∇²ℓ_i| = |x_i|², and a slope of at most |x_i| (|r_i| + δ|x_i|) in the ball."""
     risk, (x, y, theta) = regression(), data(9, 4, 0)

@@ -26,12 +26,12 @@ class Complexity:
     Raises WrongType or Refused for knobs out of their range.
 
     >>> Complexity(measure_at=(0, 100)).radii
-    (0.1, 1.0)
+    (0.01, 0.1)
     """
 
-    ascent: int = 2
+    ascent: int = 1
     measure_at: tuple[int, ...] = ()
-    radii: tuple[float, ...] = (0.1, 1.0)
+    radii: tuple[float, ...] = (0.01, 0.1)
     draws: int = 10
     steps: int = 10
     chunk: int = 200
@@ -39,7 +39,7 @@ class Complexity:
     def __post_init__(self):
         for name, least in (("ascent", 0), ("draws", 2), ("steps", 1), ("chunk", 1)):
             integer(name, getattr(self, name), least)
-        for radius in instance("radii", self.radii, tuple, "give a tuple of radii, such as (0.1, 1.0)"):
+        for radius in instance("radii", self.radii, tuple, "give a tuple of radii, such as (0.01, 0.1)"):
             real("a radius", radius, above=0)
         for step in instance("measure_at", self.measure_at, tuple, "give a tuple of steps, such as (0, 100)"):
             integer("a step in measure_at", step, 0)
@@ -80,8 +80,8 @@ class Look:
     signs from a stream of its own, the same ones at each step and for each method, so that these can be compared.
 
     Gives for each radius δ the largest size of the weighted loss that was found, for each draw (``largest_δ``); the
-    weighted losses at the centre (``centre``); and the root mean square of the losses (``rms_loss``), for E|X| ≈
-    √(2/π)·rms/√n.
+    weighted losses X at the centre and the lengths of their gradients (``centre``, ``slope``: to first order the
+    complexity is E|X| + δE|∇X|); and the root mean square of the losses (``rms_loss``), for E|X| ≈ √(2/π)·rms/√n.
     """
 
     knobs: Complexity
@@ -98,5 +98,6 @@ class Look:
             found = local_complexity(
                 risk, "signs", delta, draws=knobs.draws, generator=generator, steps=knobs.steps, restarts=1
             )
-            numbers |= {f"largest_{delta:g}": found.draws.tolist(), "centre": found.centre.tolist()}
+            own = {f"largest_{delta:g}": found.draws, "centre": found.centre, "slope": found.slope}
+            numbers |= {name: values.tolist() for name, values in own.items()}
         return numbers

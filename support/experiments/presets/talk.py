@@ -8,11 +8,11 @@ from support.experiments.presets.setting import Preset
 from support.experiments.presets.wu import PRESETS as WU
 from support.experiments.regularised import Complexity
 
-_METHODS = ("GD", "SGD", "MSGD-Cov", "M-SGD-Rademacher", "GD-complexity-0.1", "GD-complexity-1")
+_METHODS = ("GD", "SGD", "MSGD-Cov", "M-SGD-Rademacher", "GD-complexity-0.01", "GD-complexity-0.1")
 _LOOKS = {
     "smoke": Complexity(measure_at=(0, 40), draws=2, steps=2, chunk=200),
     "book": Complexity(measure_at=(0, 200, 1000, 4000)),
-    "paper": Complexity(measure_at=(0, 100, 300, 600, 1000, 2000)),
+    "paper": Complexity(measure_at=(0, 100, 300, 1000, 2000)),
 }
 
 
