@@ -22,11 +22,12 @@ class ComplexityPenalty:
         ∇θ λ E_V (1/n) sup |Σ v_i ℓ_i(θ + u)| = λ E_V s (1/n) Σ v_i ∇ℓ_i(θ + u*),    |u| ≤ δ, s the sum's sign at u*
 
     by Danskin's theorem, u* where the supremum is reached. V is drawn anew at each call; u* is the best point found by
-    ``steps`` steps of ascent for either sign, at 1 + 2·steps gradients a draw.
+    ``steps`` steps of ascent from θ, at 1 + restarts·steps gradients a draw.
 
     data: (inputs, targets) as for `EmpiricalRisk`; loss, chunk too.  delta: δ > 0.  weight: λ ≥ 0; √(n/b) gives each
     step the size of the noise of batches of b.  law: of V, as for `multipliers`.  draws: of V a step, whose mean is
-    taken.  steps: 0 abandons the supremum: u* = 0.  absolute: False abandons |·| too: s = 1. With both abandoned and
+    taken.  steps: 0 abandons the supremum: u* = 0.  restarts: 1 climbs with the sign of the sum at θ, which is right to
+    first order in δ; 2 with either sign.  absolute: False abandons |·| too: s = 1. With both abandoned and
     signs for V this is GD-Rademacher of Wu's talk, Figure 1, and multiplicative SGD with the weights
     ``(1 + λ a_i)/n``, `support.sampling.Rademacher` for λ = √(n/b).
 
@@ -51,13 +52,14 @@ class ComplexityPenalty:
         law: Law | str = "signs",
         draws: int = 1,
         steps: int = 2,
+        restarts: int = 1,
         absolute: bool = True,
         chunk: int | None = None,
     ):
         self.loss, self.data, self.law, self.chunk = loss, data, law, chunk
         self.delta, self.weight = real("delta", delta, above=0), real("weight", weight, 0)
         self.draws, self.steps = integer("draws", draws, 1), integer("steps", steps, 0)
-        self.absolute = boolean("absolute", absolute)
+        self.restarts, self.absolute = integer("restarts", restarts, 1, 2), boolean("absolute", absolute)
         self._risk: EmpiricalRisk | None = None
 
     def __call__(self, model: torch.nn.Module, generator: torch.Generator) -> None:
@@ -68,7 +70,7 @@ class ComplexityPenalty:
         V = multipliers(self.law, risk.n, self.draws, generator).to(risk.theta)
         centre, slopes = _at_centre(risk, V)
         turns = torch.where(centre < 0, -1, 1).to(V) if self.absolute else torch.ones_like(centre)
-        signs = torch.stack((turns, -turns)[: 1 + self.absolute])
+        signs = torch.stack((turns, -turns)[: self.restarts if self.absolute else 1])
         rising = (signs[..., None] * slopes).flatten(0, 1)
         found, _, rise = _climb(
             _weighted(risk, 20 if risk.n * risk.d <= _SMALL else 1),

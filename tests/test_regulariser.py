@@ -70,7 +70,9 @@ def test_with_the_absolute_value_alone_it_is_the_gradient_of_the_mean_size():
 def test_it_is_the_slope_of_the_exact_supremum(absolute):
     """Quadratic losses: the supremum over the ball is a trust region's, moved by finite differences of θ."""
     model, data = setting(3)
-    given = added(ComplexityPenalty(squares, data, DELTA, weight=1.5, draws=3, steps=200, absolute=absolute), model)
+    given = added(
+        ComplexityPenalty(squares, data, DELTA, weight=1.5, draws=3, steps=200, restarts=2, absolute=absolute), model
+    )
     V, theta, h = signs(3).numpy(), model.weight.detach().flatten().clone(), 1e-5
 
     def supremum(at):
@@ -92,7 +94,7 @@ def test_its_supremum_is_that_of_the_measured_complexity():
         there = (at + u).requires_grad_()
         loss = v @ squares(data[0] @ there[:, None], data[1]) / N
         mean += torch.autograd.grad(loss.abs(), there)[0] / 3
-    given = added(ComplexityPenalty(squares, data, DELTA, weight=1.0, draws=3, steps=20), model)
+    given = added(ComplexityPenalty(squares, data, DELTA, weight=1.0, draws=3, steps=20, restarts=2), model)
     torch.testing.assert_close(given, mean, rtol=1e-6, atol=1e-9)
 
 
@@ -125,6 +127,7 @@ def test_it_adds_to_what_is_there_and_leaves_frozen_parameters():
         ({"weight": -1.0}, Refused, "weight = -1"),
         ({"steps": -1}, Refused, "steps = -1"),
         ({"draws": 0}, Refused, "draws = 0"),
+        ({"restarts": 3}, Refused, "restarts = 3"),
         ({"absolute": 1}, WrongType, "absolute"),
     ],
 )
