@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 
 from support.complexity import _SMALL, _TINY, _at_centre, _climb, _weighted, multipliers
-from support.errors import boolean, integer, real
-from support.risk import EmpiricalRisk
+from support.errors import boolean, integer, real, tensor
+from support.risk import EmpiricalRisk, a_risk
 from support.sampling import Law
 
 
@@ -67,7 +67,18 @@ class ComplexityPenalty:
         fresh = self._risk is None or self._risk.model is not model
         risk = EmpiricalRisk(model, self.loss, self.data, chunk=self.chunk) if fresh else self._risk.here()
         self._risk = risk
-        V = multipliers(self.law, risk.n, self.draws, generator).to(risk.theta)
+        V = multipliers(self.law, risk.n, self.draws, generator)
+        own = dict(model.named_parameters())
+        for name, piece in risk.named(self.gradient(risk, V)).items():
+            p = own[name]
+            p.grad = piece.to(p) if p.grad is None else p.grad + piece.to(p)
+
+    def gradient(self, risk: EmpiricalRisk, V: torch.Tensor) -> torch.Tensor:
+        """The mean over given multipliers V, (draws, n), of ``λ s (1/n) Σ v_i ∇ℓ_i(θ + u*)``, (d,): the gradient of the
+        estimate at the risk's θ. All patterns of signs as V give that of the complexity itself.
+        """
+        a_risk(risk)
+        V = tensor("V", V, (None, risk.n)).to(risk.theta)
         centre, slopes = _at_centre(risk, V)
         turns = torch.where(centre < 0, -1, 1).to(V) if self.absolute else torch.ones_like(centre)
         signs = torch.stack((turns, -turns)[: self.restarts if self.absolute else 1])
@@ -81,9 +92,6 @@ class ComplexityPenalty:
             self.delta,
             self.steps,
         )
-        best = found.reshape(len(signs), self.draws).argmax(0)
-        mean = rise.reshape(len(signs), self.draws, risk.d)[best, torch.arange(self.draws)].mean(0)
-        own = dict(model.named_parameters())
-        for name, piece in risk.named(self.weight * mean).items():
-            p = own[name]
-            p.grad = piece.to(p) if p.grad is None else p.grad + piece.to(p)
+        best = found.reshape(len(signs), -1).argmax(0)
+        rows = torch.arange(len(V)).to(best)
+        return self.weight * rise.reshape(len(signs), -1, risk.d)[best, rows].mean(0)
