@@ -12,16 +12,13 @@ losses can be pushed apart near θ; it does not bound the generalisation error o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch.func import grad_and_value, vmap
 
+from support._ascent import ascend, at_centre, finite
 from support._random import source
-from support.derivatives import value_and_pull
 from support.errors import (
-    NotFinite,
     Refused,
     array,
     boolean,
@@ -36,9 +33,6 @@ from support.exact.complexity import Losses, Quadratic
 from support.intervals import Interval, student
 from support.risk import EmpiricalRisk, a_risk
 from support.sampling import Law
-
-_TINY = 1e-30
-_SMALL = 500_000  # n·d up to which many θ' are evaluated at once; above it one after another is faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,36 +128,19 @@ def local_complexity(
     a_risk(risk)
     delta, absolute = real("delta", delta, above=0), boolean("absolute", absolute)
     draws, steps, restarts = integer("draws", draws, 2), integer("steps", steps, 1), integer("restarts", restarts, 1)
-    together = integer("together", (20 if risk.n * risk.d <= _SMALL else 1) if together is None else together, 1)
+    together = None if together is None else integer("together", together, 1)
     constants = {name: _constants(name, c, risk) for name, c in (("lipschitz", lipschitz), ("smooth", smooth))}
     _refuse_other_class(known, risk, delta)
     probability("confidence", confidence)
     V = multipliers(law, risk.n, draws, generator).to(risk.theta)
-    centre, slopes = _at_centre(risk, V)
+    centre, slopes = at_centre(risk, V)
     bounds = _from_above(risk, V, centre.abs() if absolute else centre, slopes, delta, absolute, known, **constants)
 
-    turns = torch.ones(restarts, 1).to(V)
-    if absolute:  # first the sign of X, then the other, in turn
-        turns = torch.where(centre < 0, -1, 1) * (-1) ** torch.arange(restarts).to(V)[:, None]
-    turns = turns.expand(restarts, draws)
-    rising = turns[..., None] * slopes
-    starts = delta * rising / rising.norm(dim=2, keepdim=True).clamp(min=_TINY)
-    fixed = 2 if absolute else 1
-    starts[fixed:] = _in_ball(starts[fixed:], delta, generator)
-    found, points, _ = _climb(
-        _weighted(risk, together),
-        (turns[..., None] * V).flatten(0, 1),
-        (turns * centre).flatten(),
-        rising.flatten(0, 1),
-        starts,
-        delta,
-        steps,
-    )
-    best = found.reshape(restarts, draws).argmax(0)
-    points = points.reshape(restarts, draws, risk.d)[best, torch.arange(draws)]
+    how = {"steps": steps, "restarts": restarts, "absolute": absolute, "generator": generator, "together": together}
+    _, points, _ = ascend(risk, V, centre, slopes, delta, **how)
     # the certificate: each point's weighted loss, evaluated alone
     largest = torch.stack([v @ risk.at(risk.theta + u).losses().to(v) / risk.n for v, u in zip(V, points, strict=True)])
-    largest = _finite(largest.abs() if absolute else largest, "in the ball")
+    largest = finite(largest.abs() if absolute else largest, "in the ball")
     upper = None if bounds is None else student(bounds, confidence)
     return LocalComplexity(student(largest, confidence), upper, largest, bounds, centre, slopes.norm(dim=1), points, V)
 
@@ -185,7 +162,7 @@ def expansion(risk: EmpiricalRisk, delta: float) -> Quadratic:
         raise Refused(f"d = {risk.d} needs {risk.d}² numbers a sample: choose at most 100 parameters, by parameters=")
     functional = torch.autograd.functional
     samples = [lambda t, i=i: risk.losses_at(t, slice(i, i + 1)).sum() for i in range(risk.n)]
-    c = _finite(risk.losses(), "at θ")
+    c = finite(risk.losses(), "at θ")
     x = torch.stack([functional.jacobian(one, risk.theta) for one in samples])
     H = torch.stack([functional.hessian(one, risk.theta) for one in samples])
     c, x, H = (numbers.double().cpu().numpy() for numbers in (c, x, H))
@@ -228,99 +205,3 @@ def _refuse_other_class(known, risk: EmpiricalRisk, delta: float) -> None:
             f"the known class has {known.n} samples and delta = {getattr(known, 'delta', delta):g}, the risk {risk.n} "
             f"and {delta:g}: give the class of the same samples on the same ball"
         )
-
-
-# --- from below -------------------------------------------------------------------------------------------------------
-
-
-def _at_centre(risk: EmpiricalRisk, V):
-    """``Σ v_i ℓ_i(θ)/n`` and its gradient for every draw, (draws,) and (draws, d), from one forward pass."""
-    losses, slopes = [], torch.zeros(len(V), risk.d).to(V)
-    for part in risk.parts():
-        found, pull = value_and_pull(lambda theta, part=part: risk.losses_at(theta, part), risk.theta)
-        losses.append(found.to(V))
-        slopes += torch.stack([pull(v) for v in V[:, part]]) / risk.n
-    return _finite(V @ torch.cat(losses) / risk.n, "at θ"), _finite(slopes, "at θ")
-
-
-def _weighted(risk: EmpiricalRisk, together: int):
-    """The function from points u = θ' − θ and V, (rows, d) and (rows, n), to ``V·ℓ(θ + u)/n`` and its gradients."""
-
-    def one(u, v, part):
-        return (v * risk.losses_at(risk.theta + u, part)).sum() / risk.n
-
-    def singly(U, V, part):
-        found = []
-        for u, v in zip(U.detach(), V, strict=True):
-            with torch.enable_grad():
-                value = one(u.requires_grad_(), v, part)
-            found.append((torch.autograd.grad(value, u)[0], value.detach()))
-        return tuple(map(torch.stack, zip(*found, strict=True)))
-
-    many = vmap(grad_and_value(one), in_dims=(0, 0, None))
-
-    def fits() -> bool:
-        """Whether torch can batch the model over θ: a recurrent one it cannot."""
-        try:
-            many(torch.zeros(2, risk.d).to(risk.theta), torch.ones(2, 1).to(risk.theta), slice(0, 1))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            return False
-        return True
-
-    how = many if together > 1 and risk.looked_at("batched over θ", fits) else singly
-
-    def evaluate(U, V):
-        slopes, values = torch.zeros_like(U), torch.zeros_like(U[:, 0])
-        for rows in torch.arange(len(U)).split(together):
-            for part in risk.parts():
-                slope, value = how(U[rows], V[rows][:, part], part)
-                slopes[rows] += slope
-                values[rows] += value
-        return _finite(values, "in the ball"), _finite(slopes, "in the ball")
-
-    return evaluate
-
-
-def _climb(evaluate, V, value, rise, starts, delta: float, steps: int):
-    """The largest ``V·ℓ(θ + u)/n`` found with |u| ≤ δ, its u and the gradient there, for each row, by ascent from the
-    starts; value and rise: those of θ itself.
-
-    A step goes along the gradient, by the length that the last one's change of gradient asks for (Barzilai and Borwein
-    1988), or to the boundary where the sum curves upwards; a step down is taken back, and tried at a quarter of it.
-    """
-    at = candidate = starts.flatten(0, 1)
-    best, point, slope, step = value, torch.zeros_like(at), torch.zeros_like(at), torch.zeros_like(value)
-    for k in range(steps):
-        there, ahead = evaluate(candidate, V)
-        up = (there >= value) | (k == 0)  # a start is taken as it is
-        moved = candidate - at
-        bend = -(moved * (ahead - slope)).sum(1)
-        stride = torch.where(bend > 0, moved.square().sum(1) / bend.clamp(min=_TINY), math.inf)
-        at, slope = torch.where(up[:, None], candidate, at), torch.where(up[:, None], ahead, slope)
-        value, step = torch.where(up, there, value), torch.where(up, stride, step / 4)
-        higher = (value > best)[:, None]
-        point, rise = torch.where(higher, at, point), torch.where(higher, slope, rise)
-        best = torch.maximum(best, value)
-        # no further than to where the gradient alone would decide
-        step = torch.minimum(step, 100 * delta / slope.norm(dim=1).clamp(min=_TINY))
-        candidate = at + step[:, None] * slope
-        candidate = candidate * (delta / candidate.norm(dim=1, keepdim=True).clamp(min=delta))
-    return best, point, rise
-
-
-def _in_ball(like, delta: float, generator):
-    """Random points of the ball, uniform, of the shape of `like`, whose last axis is θ's."""
-    drawn = torch.randn(like.shape, generator=generator, device=generator.device).to(like)
-    share = torch.rand(like.shape[:-1], generator=generator, device=generator.device).to(like) ** (1 / like.shape[-1])
-    return delta * share[..., None] * drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-
-
-def _finite(numbers, where: str):
-    if bad := int((~torch.isfinite(numbers)).sum()):
-        raise NotFinite(
-            f"{bad} of {numbers.numel()} weighted losses or slopes {where} are not finite: choose a smaller "
-            f"delta, or look for infinite losses"
-        )
-    return numbers

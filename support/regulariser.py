@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from support.complexity import _SMALL, _TINY, _at_centre, _climb, _weighted, multipliers
+from support._ascent import ascend, at_centre
+from support.complexity import multipliers
 from support.errors import boolean, integer, real, tensor
 from support.risk import EmpiricalRisk, a_risk
 from support.sampling import Law
@@ -59,7 +60,8 @@ class ComplexityPenalty:
         self.loss, self.data, self.law, self.chunk = loss, data, law, chunk
         self.delta, self.weight = real("delta", delta, above=0), real("weight", weight, 0)
         self.draws, self.steps = integer("draws", draws, 1), integer("steps", steps, 0)
-        self.restarts, self.absolute = integer("restarts", restarts, 1, 2), boolean("absolute", absolute)
+        self.absolute = boolean("absolute", absolute)
+        self.restarts = integer("restarts", restarts, 1, 2 if absolute else 1, "give 1, or 2 with the two signs of |·|")
         self._risk: EmpiricalRisk | None = None
 
     def __call__(self, model: torch.nn.Module, generator: torch.Generator) -> None:
@@ -79,19 +81,7 @@ class ComplexityPenalty:
         """
         a_risk(risk)
         V = tensor("V", V, (None, risk.n)).to(risk.theta)
-        centre, slopes = _at_centre(risk, V)
-        turns = torch.where(centre < 0, -1, 1).to(V) if self.absolute else torch.ones_like(centre)
-        signs = torch.stack((turns, -turns)[: self.restarts if self.absolute else 1])
-        rising = (signs[..., None] * slopes).flatten(0, 1)
-        found, _, rise = _climb(
-            _weighted(risk, 20 if risk.n * risk.d <= _SMALL else 1),
-            (signs[..., None] * V).flatten(0, 1),
-            (signs * centre).flatten(),
-            rising,
-            (self.delta * rising / rising.norm(dim=1, keepdim=True).clamp(min=_TINY))[None],
-            self.delta,
-            self.steps,
-        )
-        best = found.reshape(len(signs), -1).argmax(0)
-        rows = torch.arange(len(V)).to(best)
-        return self.weight * rise.reshape(len(signs), -1, risk.d)[best, rows].mean(0)
+        centre, slopes = at_centre(risk, V)
+        how = {"steps": self.steps, "restarts": self.restarts, "absolute": self.absolute}
+        *_, rise = ascend(risk, V, centre, slopes, self.delta, **how)
+        return self.weight * rise.mean(0)

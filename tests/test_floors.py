@@ -11,9 +11,9 @@ import pytest
 SUPPORT = Path(__file__).parent.parent / "support"
 FLOORS = {
     "ground": "errors files jobs",
-    "mathematics": "_random additive alignment batches complexity coupling covariances curvature derivatives "
-    "equivalence exact gradients intervals measures msgd operators orders regulariser risk sampling sharpness spectra "
-    "trust",
+    "mathematics": "_ascent _random additive alignment batches complexity coupling covariances curvature "
+    "derivatives equivalence exact gradients intervals measures msgd operators orders regulariser risk sampling "
+    "sharpness spectra trust",
     "experiments": "experiments",
     "page kit": "animation page plotting recorded style tables trials widget",
     "claims": "claims",

@@ -70,9 +70,8 @@ def test_with_the_absolute_value_alone_it_is_the_gradient_of_the_mean_size():
 def test_it_is_the_slope_of_the_exact_supremum(absolute):
     """Quadratic losses: the supremum over the ball is a trust region's, moved by finite differences of θ."""
     model, data = setting(3)
-    given = added(
-        ComplexityPenalty(squares, data, DELTA, weight=1.5, draws=3, steps=200, restarts=2, absolute=absolute), model
-    )
+    how = {"draws": 3, "steps": 200, "restarts": 1 + absolute, "absolute": absolute}
+    given = added(ComplexityPenalty(squares, data, DELTA, weight=1.5, **how), model)
     V, theta, h = signs(3).numpy(), model.weight.detach().flatten().clone(), 1e-5
 
     def supremum(at):
@@ -128,6 +127,7 @@ def test_it_adds_to_what_is_there_and_leaves_frozen_parameters():
         ({"steps": -1}, Refused, "steps = -1"),
         ({"draws": 0}, Refused, "draws = 0"),
         ({"restarts": 3}, Refused, "restarts = 3"),
+        ({"restarts": 2, "absolute": False}, Refused, "restarts = 2"),
         ({"absolute": 1}, WrongType, "absolute"),
     ],
 )
