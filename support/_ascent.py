@@ -27,9 +27,7 @@ def at_centre(risk: EmpiricalRisk, V):
     return finite(V @ torch.cat(losses) / risk.n, "at θ"), finite(slopes, "at θ")
 
 
-def ascend(
-    risk: EmpiricalRisk, V, centre, slopes, delta: float, *, steps, restarts, absolute, generator, together=None
-):
+def ascend(risk, V, centre, slopes, delta: float, *, steps, restarts, absolute, generator=None, together=None):
     """The largest ``±V·ℓ(θ + u)/n`` found for each draw, its u and the gradient there, (draws,) and twice (draws, d).
 
     The first restart starts from θ, with the sign of the weighted loss there; with |·| the second starts from θ with
