@@ -280,6 +280,22 @@ def test_the_rare_spike_breaks_the_bound_with_replacement():
         assert ratio == pytest.approx((1 - 1 / n) ** b / (1 - b / n), rel=1e-5)
 
 
+@pytest.mark.parametrize(("n", "b"), [(3, 1), (4, 2), (6, 2), (6, 3)])
+def test_sgd_complexity_with_replacement_within_the_fullest_count(n, b):
+    """R(V_sgd, n) ≤ 2(1 − 1/n) E max c_i R(A, b), met by the spike where b = 1."""
+    factor = 2 * (1 - 1 / n) * expected_fullest(n, b)
+    populations = [spike(1e-7)]
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        populations.append((Finite(rng.exponential(size=(4, 2)) ** 3), rng.dirichlet([1.0, 1.0])))
+    ratios = [over_data(*one, batches(n, b)) / over_data(*one, signs(b)) for one in populations]
+    assert max(ratios) <= factor * (1 + 1e-12)
+    assert given_data(Finite(signs(n).values), batches(n, b)).value <= factor * (1 + 1e-12)  # where R(A, b) = 1
+    assert given_data(Finite(np.eye(n)), batches(n, b)).value <= factor / b
+    if b == 1:
+        assert ratios[0] == pytest.approx(factor, rel=1e-5)
+
+
 def test_the_spike_has_the_mean_size_of_a_multiplier():
     for V in (signs(3), Gaussian(3), batches(3, 2), batches(3, 1, replace=False)):
         assert over_data(*spike(1e-7), V) == pytest.approx(V.size, rel=1e-5)
