@@ -103,7 +103,8 @@ def section(final: dict) -> str:
 _SECTION = """## Local complexities
 
 The ascent takes one gradient of the weighted losses for each draw and step, and a draw needs its start and its
-certificate besides. LeNet, n = {n}, one thread. The ratio of a longer ascent, such as 100 draws × 20 steps, is smaller.
+certificate besides. LeNet, n = {n}, one thread. A longer ascent, such as 100 draws × 20 steps, costs as many times
+more.
 
 | local complexity / a gradient for each draw and step | ratio of times | quartiles | goal | medians |
 |---|---|---|---|---|
