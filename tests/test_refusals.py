@@ -305,6 +305,8 @@ CALLS = {
         "Gaussian": {"n": 3},
         "signs": {"n": 3},
         "batches": {"n": 3, "b": 2, "replace": False},
+        "combinations": {"n": 3, "k": 2},
+        "shares": {"probabilities": np.full(3, 1 / 3), "count": 3},
         "multinomial": {"counts": np.ones((2, 3))},
         "expected_maximum": {"n": 3},
         "ceiling": {"n": 3},

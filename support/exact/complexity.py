@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from support.errors import Refused, array, boolean, instance, real
-from support.exact.multipliers import LIMIT, Gaussian, Multipliers, multinomial
+from support.errors import NotFinite, Refused, array, boolean, instance, real
+from support.exact.multipliers import LIMIT, Gaussian, Multipliers, combinations, multinomial, shares
 from support.intervals import Interval, student
 
 _BLOCK = 2**22  # numbers held at once
@@ -55,15 +55,18 @@ class Losses:
 
     def suprema(self, values, absolute: bool = True) -> np.ndarray:
         """``(1/N) sup |Σ v_i ℓ_i(θ')|`` for each row of values of V, (m, N), as (m,); absolute=False: without |·|.
-        Raises Refused for rows of another length, NotFinite, WrongType.
+        Raises Refused for rows of another length, NotFinite (also for sums that overflow), WrongType.
         """
         counted = isinstance(values, np.ndarray) and values.dtype == np.int8 and values.shape[1:] == (self.n,)
         values = values if counted else array("values", values, ("m", self.n))  # patterns of signs are kept small
         largest, absolute = np.empty(len(values)), boolean("absolute", absolute)
         step = max(1, _BLOCK // self._held)
-        for start in range(0, len(values), step):
-            block = slice(start, start + step)
-            largest[block] = self._largest(values[block].astype(float), absolute)
+        with np.errstate(over="ignore", invalid="ignore"):  # found below
+            for start in range(0, len(values), step):
+                block = slice(start, start + step)
+                largest[block] = self._largest(values[block].astype(float), absolute)
+        if bad := int((~np.isfinite(largest)).sum()):
+            raise NotFinite(f"{bad} of {len(largest)} weighted losses are not finite: give smaller losses or values")
         return largest / self.n
 
     @property
@@ -212,9 +215,7 @@ class Quadratic(Losses):
     def __post_init__(self):
         line = Linear(self.at_centre, self.slopes, self.delta)
         d = line.slopes.shape[1]
-        curvatures = array("curvatures", self.curvatures, (line.n, d, d))
-        if not np.allclose(curvatures, curvatures.transpose(0, 2, 1)):
-            raise Refused("curvatures are not symmetric: give (H + Hᵀ)/2 for each sample")
+        curvatures = _symmetric(self.curvatures, line.n, d)
         for name, value in {**vars(line), "curvatures": curvatures}.items():
             object.__setattr__(self, name, value)
 
@@ -250,7 +251,7 @@ def ball_maximum(slopes, curvatures, delta: float) -> np.ndarray:
     """
     slopes = array("slopes", slopes, ("m", "d"))
     m, d = slopes.shape
-    h, axes = np.linalg.eigh(array("curvatures", curvatures, (m, d, d)))
+    h, axes = np.linalg.eigh(_symmetric(curvatures, m, d))
     delta, squares = radius(delta), np.einsum("mij,mi->mj", axes, slopes) ** 2
     least = np.maximum(h.max(1, initial=0.0), 0.0)
     gaps = least[:, None] - h
@@ -266,6 +267,13 @@ def ball_maximum(slopes, curvatures, delta: float) -> np.ndarray:
             outside = terms(middle, 2) > delta**2
             low, high = np.where(outside, middle, low), np.where(outside, high, middle)
         return ((least + high) * delta**2 + terms(high, 1)) / 2
+
+
+def _symmetric(curvatures, m: int, d: int) -> np.ndarray:
+    curvatures = array("curvatures", curvatures, (m, d, d))
+    if not np.allclose(curvatures, curvatures.transpose(0, 2, 1)):
+        raise Refused("curvatures are not symmetric: give (H + Hᵀ)/2 for each")
+    return curvatures
 
 
 def mean_norm(variances) -> float:
@@ -331,12 +339,10 @@ def over_data(losses: Losses, probabilities, multipliers: Multipliers | Gaussian
     """
     instance("losses", losses, Losses, "give Finite, Linear or Quadratic losses of the atoms")
     instance("multipliers", multipliers, (Multipliers, Gaussian), "give signs(N), batches(N, b) or Gaussian(N)")
-    probabilities = array("probabilities", probabilities, (losses.n,))
-    if (probabilities < 0).any() or abs(probabilities.sum() - 1) > 1e-9:
-        raise Refused(f"probabilities sum to {probabilities.sum():g}: give {losses.n} numbers ≥ 0 with sum 1")
-    count = math.comb(losses.n + multipliers.n - 1, multipliers.n)
+    probabilities = shares(probabilities, losses.n)
+    count, words = combinations(losses.n + multipliers.n - 1, multipliers.n)
     if count * getattr(multipliers, "values", np.zeros(1)).shape[0] > 2**10 * LIMIT:
-        raise Refused(f"N = {multipliers.n} of {losses.n} atoms are {count:,} multisets: give fewer samples or atoms")
+        raise Refused(f"N = {multipliers.n} of {losses.n} atoms are {words} multisets: give fewer samples or atoms")
     return math.fsum(
         p * given_data(losses.take(index), multipliers, absolute).value
         for index, p in _multisets(probabilities, multipliers.n)

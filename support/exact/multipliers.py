@@ -53,9 +53,7 @@ class Multipliers:
         if not values.size:
             raise Refused(f"values of shape {values.shape}: give at least one value of V, for at least one sample")
         given = np.full(len(values), 1 / len(values)) if self.probabilities is None else self.probabilities
-        given = array("probabilities", given, (len(values),))
-        if (given < 0).any() or abs(given.sum() - 1) > 1e-9:
-            raise Refused(f"probabilities sum to {given.sum():g}: give {len(values)} numbers ≥ 0 with sum 1")
+        given = shares(given, len(values))
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "probabilities", given)
 
@@ -117,9 +115,9 @@ def batches(n: int, b: int, replace: bool = True) -> Multipliers:
     """
     n, replace = integer("n", n, 1), boolean("replace", replace)
     b = integer("b", b, 1, None if replace else n, f"without replacement a batch holds between 1 and n = {n} samples")
-    count = math.comb(n + b - 1, b) if replace else math.comb(n, b)
+    count, words = combinations(n + b - 1, b) if replace else combinations(n, b)
     if count * max(n, b) > 32 * LIMIT:
-        raise Refused(f"n = {n}, b = {b} have {count:,} batches: give fewer samples, or draws of V, (draws, n)")
+        raise Refused(f"n = {n}, b = {b} have {words} batches: give fewer samples, or draws of V, (draws, n)")
     choose = itertools.combinations_with_replacement if replace else itertools.combinations
     drawn = np.fromiter(itertools.chain.from_iterable(choose(range(n), b)), np.int64, count * b).reshape(count, b)
     counts = np.zeros((count, n))
@@ -128,8 +126,40 @@ def batches(n: int, b: int, replace: bool = True) -> Multipliers:
     return Multipliers(counts * n / b - 1, weights / weights.sum())
 
 
+def combinations(n: int, k: int) -> tuple[float, str]:
+    """``C(n, k)``, as a number and in words; one that is surely above 10^15 is ∞, for it may take minutes to count:
+    ``C(n, k) ≥ (n/k)^k``. Raises WrongType, Refused for k above n.
+
+    >>> combinations(30, 15), combinations(10_000, 5_000)
+    ((155117520, '155,117,520'), (inf, 'more than 10^1505'))
+    """
+    n = integer("n", n, 0)
+    k = integer("k", k, 0, n)
+    k = min(k, n - k)
+    power = int(k * (math.log10(n) - math.log10(k))) if k else 0
+    if power > 15:
+        return math.inf, f"more than 10^{power}"
+    return (count := math.comb(n, k)), f"{count:,}"
+
+
+def shares(probabilities, count: int) -> np.ndarray:
+    """Probabilities of so many values, (count,). Raises WrongType, NotFinite, Refused for negative ones or another sum
+    than one.
+
+    >>> shares([0.5, 0.5], 2)
+    array([0.5, 0.5])
+    """
+    found = array("probabilities", probabilities, (integer("count", count, 1),))
+    if (found < 0).any():
+        raise Refused(f"the least of the probabilities is {found.min():g}: give {count} numbers ≥ 0 with sum 1")
+    if abs(found.sum() - 1) > 1e-9:
+        raise Refused(f"the probabilities sum to {found.sum():g}: give {count} numbers ≥ 0 with sum 1")
+    return found
+
+
 def multinomial(counts) -> np.ndarray:
-    """``(Σ c)!/Π c!`` of each row of counts, (m, k), as (m,): in how many orders a multiset can be drawn.
+    """``(Σ c)!/Π c!`` of each row of counts, (m, k), as (m,): in how many orders a multiset can be drawn. Raises
+    WrongType, Refused for what are no counts.
 
     >>> multinomial([[2, 0, 1]])
     array([3.])
@@ -137,6 +167,8 @@ def multinomial(counts) -> np.ndarray:
     from scipy.special import gammaln
 
     counts = array("counts", counts, ("m", "k"))
+    if ((counts < 0) | (counts % 1 != 0)).any():
+        raise Refused("counts hold numbers that are no counts: give whole numbers ≥ 0")
     return np.exp(gammaln(counts.sum(1) + 1) - gammaln(counts + 1).sum(1))
 
 
@@ -149,7 +181,7 @@ def expected_maximum(n: int) -> float:
     from scipy.integrate import quad
     from scipy.special import erfc
 
-    n = integer("n", n, 1)
+    n = integer("n", n, 1, 10**300)
 
     def above(x):  # 1 − P(all |g_i| ≤ x), precise where it is small
         tail = erfc(x / math.sqrt(2))
@@ -192,12 +224,20 @@ def expected_fullest(n: int, b: int) -> float:
     >>> round(expected_fullest(4, 2), 12)
     1.25
     """
-    from scipy.stats import poisson
+    from scipy.special import gammaln
 
     n, b = integer("n", n, 1), integer("b", b, 1, 1000)
-    law = poisson.pmf(np.arange(b + 1), b / n)  # counts are independent Poisson numbers, given that their sum is b
-    within = [_power(np.where(np.arange(b + 1) <= most, law, 0.0), n)[b] for most in range(b)]  # all c_i ≤ most
-    return float((1 - np.array(within) / poisson.pmf(b, b)).sum())
+    # b!/b^b times the coefficient of x^b in (Σ (bx/n)^c/c!)^n, c up to the most; x is scaled by e to stay within floats
+    at = np.arange(b + 1)
+    terms = np.exp(at * (math.log(b) - math.log(n) - 1) - gammaln(at + 1))
+    scale = math.exp(gammaln(b + 1) - b * (math.log(b) - 1))
+    expected = 0.0
+    for most in range(b):
+        above = 1 - scale * _power(np.where(at <= most, terms, 0.0), n)[b]  # P(max c_i > most)
+        expected += above
+        if above < 1e-13:  # as for all that follow
+            break
+    return float(expected)
 
 
 def _power(polynomial, exponent: int) -> np.ndarray:

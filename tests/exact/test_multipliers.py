@@ -15,6 +15,7 @@ from support.exact.multipliers import (
     Multipliers,
     batches,
     ceiling,
+    combinations,
     expected_fullest,
     expected_maximum,
     multinomial,
@@ -115,6 +116,24 @@ def test_with_replacement_no_constant_will_do():
     assert ratios == pytest.approx([0.75, 1.2879, 2.45403386, 3.07229601], rel=1e-7)
 
 
+@pytest.mark.parametrize("n", [1, 7, 60, 3000])
+def test_combinations_are_counted_or_known_to_be_many(n):
+    for k in range(0, n + 1, max(1, n // 60)):
+        count, words = combinations(n, k)
+        true = math.comb(n, k)
+        if count == math.inf:
+            assert true > 10**15 and true >= 10 ** int(words.removeprefix("more than 10^"))
+        else:
+            assert (count, words) == (true, f"{true:,}")
+
+
+def test_the_fullest_count_of_a_rare_pair():
+    """For many samples max c_i is 2 where two of b draws meet, the birthday problem, and else 1."""
+    n, b = 10**9, 1000
+    meet = -math.expm1(sum(math.log1p(-i / n) for i in range(b)))
+    assert expected_fullest(n, b) == pytest.approx(1 + meet, abs=1e-8)
+
+
 def test_orders_of_a_multiset():
     assert multinomial([[1, 1, 1], [3, 0, 0], [2, 1, 0]]) == pytest.approx([6, 1, 3], rel=1e-13)
 
@@ -138,6 +157,11 @@ def test_the_factor_of_sgd():
         (lambda: Multipliers([[1.0], [2.0]], [1.5, -0.5]), "≥ 0"),
         (lambda: Gaussian(0), "n = 0"),
         (lambda: expected_fullest(5, 2000), "1 to 1000"),
+        (lambda: batches(10**6, 10**6), "more than 10\\^301029 batches"),
+        (lambda: Multipliers([[1.0], [2.0]], [1.5, -0.5]), "least of the probabilities is -0.5"),
+        (lambda: multinomial([[-1, 2]]), "no counts"),
+        (lambda: multinomial([[0.5, 2]]), "no counts"),
+        (lambda: expected_maximum(10**400), "out of range"),
     ],
 )
 def test_bad_input_is_refused_at_once(call, message):
