@@ -152,7 +152,8 @@ _PAGE = """<div id="@KEY@" class="local-ball">
     left += line(seen.map(x => [X(x), Y(between(sum, x))]), c.line, 1.2, 'opacity=".5"');
     left += line(inside.map(x => [X(x), Y(between(sum, x))]), c.line, 2.6);
     left += line([[X(best[0]), Y(0)], [X(best[0]), Y(best[1])]], c.top, 1.5) + dot(X(best[0]), Y(best[1]), c.top);
-    left += text(8, 14, "weighted mean loss for one V, over θ\\u2032") + text(L - 5, Y(0) + 4, "0", 'text-anchor="end"');
+    left += text(8, 14, "weighted mean loss for one V, over θ\\u2032");
+    left += text(L - 5, Y(0) + 4, "0", 'text-anchor="end"');
     left += text(X(data.centre), B + 14, "θ", 'text-anchor="middle"');
     const shown = v.map(x => minus(+x.toFixed(2))).join(", ");
     find(".sum").innerHTML = left + text(8, B + 32, "V = (" + shown + ")");
@@ -164,7 +165,8 @@ _PAGE = """<div id="@KEY@" class="local-ball">
       right += dot(P(delta), Q(table[d][j]), colour);
     });
     const end = table.at(-1);
-    right += text(R, Q(end[0]) - 7, "with |·|", 'text-anchor="end"') + text(R, Q(end[1]) + 18, "without", 'text-anchor="end"');
+    right += text(R, Q(end[0]) - 7, "with |·|", 'text-anchor="end"');
+    right += text(R, Q(end[1]) + 18, "without", 'text-anchor="end"');
     right += text(8, 14, "mean over all " + all.length + " values of V, against δ");
     right += text(L - 5, B + 4, "0", 'text-anchor="end"') + text(L - 5, Q(high / 1.1) + 4, (high / 1.1).toFixed(1),
       'text-anchor="end"') + text(R, B + 14, "δ = " + data.radii.at(-1), 'text-anchor="end"');
