@@ -15,7 +15,7 @@ FLOORS = {
     "derivatives equivalence exact gradients intervals measures msgd operators orders regulariser risk sampling "
     "sharpness spectra trust",
     "experiments": "experiments",
-    "page kit": "animation page plotting recorded style tables trials widget",
+    "page kit": "animation ball page plotting recorded style tables trials widget",
     "claims": "claims",
     "book": "book",
     "top": "__main__ bench report",

@@ -61,6 +61,9 @@ RISK = EmpiricalRisk(
 HESSIAN, COVARIANCE = Hessian(RISK), GradientMatrix(RISK).covariance(LAW)
 DRAWN = {"probes": 3, "generator": torch.Generator().manual_seed(1)}
 ALIGNED = {"hessian": HESSIAN, "covariance": COVARIANCE}
+BALL_SHOWN = {"knots": np.array([0.0, 1.0]), "losses": np.ones((2, 1)), "centre": 0.5, "radii": np.array([0.1, 0.2])}
+BALL = {**BALL_SHOWN, "multipliers": signs(1)}
+BALL_SHOWN["noises"] = {"signs": signs(1)}
 CLASS = {"at_centre": Y, "slopes": X, "delta": 0.5}
 TOY = {"dynamics": "GLD const", "steps": 3, "trace": 0.01}
 CLAIM = {"claim_id": "wu.sec2.unbiased", "measured": np.ones(1), "here": np.ones(1)}
@@ -471,6 +474,10 @@ CALLS = {
     },
     "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "claims.check": {"check": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
+    "ball": {
+        "rising": BALL,
+        "picture": {**BALL_SHOWN, "start": 0, "key": "x"},
+    },
     "widget": {
         "large_batch": {"n": 5, "b": 2, "B": 3},
         "entry": {"law": LAW},
