@@ -112,6 +112,7 @@ CALLS = {
             "degrees": 5.0,
         },
         "a_population": {"value": POPULATION},
+        "gaussian_points": {"covariance": np.eye(2)},
         "FinitePopulation.error_of": {"theta": THETA},
     },
     "exact.averaged": {

@@ -10,6 +10,7 @@ computed here.
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from functools import cached_property
@@ -218,6 +219,25 @@ class GaussianPopulation(Population):
     @cached_property
     def frame(self) -> Frame:
         return Diagonal(self.spectrum, self.factor, self.variance)
+
+
+def gaussian_points(covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Points (3^r, d) and probabilities (3^r,) with the moments of N(0, A) up to the fifth, A (d, d) of rank r: a finite
+    law that second moments of SGD cannot tell from the Gaussian one, since they see four.
+
+    With ``A = RRᵀ`` they are Rz, every entry of z being −√3, 0, √3 with probabilities 1/6, 2/3, 1/6 (Gauss and
+    Hermite). Raises WrongType, Refused for a matrix that is no covariance, or for r > 8.
+
+    >>> points, weights = gaussian_points([[2.0]])
+    >>> [round(float(weights @ points[:, 0] ** power), 12) for power in (2, 4)]  # A and 3A²
+    [2.0, 12.0]
+    """
+    values, axes = GaussianPopulation(covariance).spectrum
+    if (r := len(values)) > 8:
+        raise Refused(f"covariance of rank {r} needs 3^{r} points: take one of rank 8 at most")
+    nodes = np.array(list(itertools.product((-1, 0, 1), repeat=r)))
+    weights = np.prod(np.where(nodes, 1 / 6, 2 / 3), axis=1)
+    return math.sqrt(3) * nodes * np.sqrt(values) @ axes.T, weights
 
 
 def a_population(value) -> Population:
