@@ -222,8 +222,8 @@ class GaussianPopulation(Population):
 
 
 def gaussian_points(covariance) -> tuple[np.ndarray, np.ndarray]:
-    """Points (3^r, d) and probabilities (3^r,) with the moments of N(0, A) up to the fifth, A (d, d) of rank r: a finite
-    law that second moments of SGD cannot tell from the Gaussian one, since they see four.
+    """Points (3^r, d) and probabilities (3^r,) with the moments of N(0, A) up to the fifth, A (d, d) of rank r: a
+    finite law that second moments of SGD cannot tell from the Gaussian one, since they see four.
 
     With ``A = RRᵀ`` they are Rz, every entry of z being −√3, 0, √3 with probabilities 1/6, 2/3, 1/6 (Gauss and
     Hermite). Raises WrongType, Refused for a matrix that is no covariance, or for r > 8.
