@@ -240,6 +240,27 @@ def gaussian_points(covariance) -> tuple[np.ndarray, np.ndarray]:
     return math.sqrt(3) * nodes * np.sqrt(values) @ axes.T, weights
 
 
+def gaussian_regression(covariance, target, variance: float = 0.0, blur=None) -> FinitePopulation:
+    """The points of `gaussian_points` as a regression: inputs of covariance A (d, d), labels ``uᵀx ± σ`` of u (d,) and
+    noise of variance σ² (units of y²). blur: covariance B (d, d) of a noise ν on the inputs, ``(x + ν, uᵀx ± σ)``.
+
+    What Gaussian formulas for SGD are judged by: its expectations are sums. Raises as `gaussian_points`, with A and B
+    of ranks that sum to 8 at most, and Refused for shapes that do not fit or σ² < 0.
+
+    >>> law = gaussian_regression([[1.0]], [2.0], 0.5, [[1.0]])
+    >>> law.optimum.round(6).tolist(), round(float(2 * law.least_loss), 6)  # Au/(A + B), σ² + uAB/(A + B) u
+    ([1.0], 2.5)
+    """
+    covariance = array("covariance", covariance, ("d", "d"))
+    d = len(covariance)
+    target, variance = array("target", target, (d,)), real("variance", variance, 0)
+    blur = np.zeros((d, d)) if blur is None else array("blur", blur, (d, d))
+    points, weights = gaussian_points(np.block([[covariance, np.zeros((d, d))], [np.zeros((d, d)), blur]]))
+    inputs, labels, error = points[:, :d] + points[:, d:], points[:, :d] @ target, math.sqrt(variance)
+    both = np.concatenate([labels + error, labels - error])
+    return FinitePopulation(np.vstack([inputs, inputs]), both, np.tile(weights / 2, 2))
+
+
 def a_population(value) -> Population:
     """The population, or a refusal of what is none (WrongType).
 

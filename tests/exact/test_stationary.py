@@ -12,7 +12,7 @@ from support.errors import Refused
 from support.exact.batch_noise import BatchNoise, fixed, matched
 from support.exact.least_squares import growth as least_squares_growth
 from support.exact.least_squares import stability_limit
-from support.exact.populations import FinitePopulation, GaussianPopulation, gaussian_points
+from support.exact.populations import FinitePopulation, GaussianPopulation, gaussian_points, gaussian_regression
 from support.exact.second_moments import Descent
 from support.exact.stationary import decay_window, gain, growth, headroom, input_noise, stationary
 from support.sampling import GaussianCovariance, MiniBatch
@@ -334,18 +334,20 @@ def test_a_way_or_window_that_does_not_exist_is_refused():
 def test_gaussian_points_have_the_moments_of_isserlis_and_the_stationary_moment_of_the_gaussian_law():
     a, matrix = np.array([[1.0, 0.4, 0.0], [0.4, 0.6, -0.2], [0.0, -0.2, 0.5]]), np.diag([1.0, -2.0, 0.5]) + 0.3
     points, weights = gaussian_points(a)
-    u, law = np.array([1.0, -0.5, 2.0]), GaussianPopulation(a, [1.0, -0.5, 2.0], 0.3)
-    labels = points @ u
-    both = np.concatenate([labels + 0.3**0.5, labels - 0.3**0.5])
-    atoms = FinitePopulation(np.vstack([points, points]), both, np.tile(weights, 2) / 2)
     isserlis = 2 * a @ matrix @ a + np.trace(a @ matrix) * a
-    np.testing.assert_allclose(
-        (points.T * (weights * np.einsum("ni,ij,nj->n", points, matrix, points))) @ points, isserlis
-    )
-    ours, theirs = (stationary(Descent(one, matched(3), 0.3, 0.4, 0.1)) for one in (atoms, law))
-    np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-9)
-    assert (ours.method, theirs.method) == ("krylov", "direct")
+    values = weights * np.einsum("ni,ij,nj->n", points, matrix, points)
+    np.testing.assert_allclose((points.T * values) @ points, isserlis)
+    u, blur = np.array([1.0, -0.5, 2.0]), 0.2 * np.eye(3) + 0.1
+    pairs = [
+        (gaussian_regression(a, u, 0.3), GaussianPopulation(a, u, 0.3)),
+        (gaussian_regression(a, u, 0.3, blur), input_noise(a, blur, u, 0.3)),
+    ]
+    for pair in pairs:
+        ours, theirs = (stationary(Descent(one, matched(3), 0.2, 0.4, 0.1)) for one in pair)
+        np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-8)
+        assert (ours.method, theirs.method) == ("krylov", "direct")
+        assert ours.loss == pytest.approx(theirs.loss)
     flat, weights = gaussian_points(np.diag([2.0, 0.0]))
     assert flat.shape == (3, 2) and not flat[:, 1].any()
-    with pytest.raises(Refused, match="rank 8 at most"):
+    with pytest.raises(Refused, match="rank 9 needs 3\\^9 points"):
         gaussian_points(np.eye(9))
