@@ -115,6 +115,13 @@ CALLS = {
             "degrees": 5.0,
         },
         "a_population": {"value": POPULATION},
+        "gaussian_points": {"covariance": np.eye(2)},
+        "gaussian_regression": {
+            "covariance": np.eye(2),
+            "target": THETA,
+            "variance": 0.5,
+            "blur": Optional(np.eye(2) / 4),
+        },
         "FinitePopulation.error_of": {"theta": THETA},
     },
     "exact.averaged": {

@@ -10,6 +10,7 @@ computed here.
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from functools import cached_property
@@ -218,6 +219,46 @@ class GaussianPopulation(Population):
     @cached_property
     def frame(self) -> Frame:
         return Diagonal(self.spectrum, self.factor, self.variance)
+
+
+def gaussian_points(covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Points (3^r, d) and probabilities (3^r,) with the moments of N(0, A) up to the fifth, A (d, d) of rank r: a
+    finite law that second moments of SGD cannot tell from the Gaussian one, since they see four.
+
+    With ``A = RRᵀ`` they are Rz, every entry of z being −√3, 0, √3 with probabilities 1/6, 2/3, 1/6 (Gauss and
+    Hermite). Raises WrongType, Refused for a matrix that is no covariance, or for r > 8.
+
+    >>> points, weights = gaussian_points([[2.0]])
+    >>> [round(float(weights @ points[:, 0] ** power), 12) for power in (2, 4)]  # A and 3A²
+    [2.0, 12.0]
+    """
+    values, axes = GaussianPopulation(covariance).spectrum
+    if (r := len(values)) > 8:
+        raise Refused(f"covariance of rank {r} needs 3^{r} points: take one of rank 8 at most")
+    nodes = np.array(list(itertools.product((-1, 0, 1), repeat=r)))
+    weights = np.prod(np.where(nodes, 1 / 6, 2 / 3), axis=1)
+    return math.sqrt(3) * nodes * np.sqrt(values) @ axes.T, weights
+
+
+def gaussian_regression(covariance, target, variance: float = 0.0, blur=None) -> FinitePopulation:
+    """The points of `gaussian_points` as a regression: inputs of covariance A (d, d), labels ``uᵀx ± σ`` of u (d,) and
+    noise of variance σ² (units of y²). blur: covariance B (d, d) of a noise ν on the inputs, ``(x + ν, uᵀx ± σ)``.
+
+    What Gaussian formulas for SGD are judged by: its expectations are sums. Raises as `gaussian_points`, with A and B
+    of ranks that sum to 8 at most, and Refused for shapes that do not fit or σ² < 0.
+
+    >>> law = gaussian_regression([[1.0]], [2.0], 0.5, [[1.0]])
+    >>> law.optimum.round(6).tolist(), round(float(2 * law.least_loss), 6)  # Au/(A + B), σ² + uAB/(A + B) u
+    ([1.0], 2.5)
+    """
+    covariance = array("covariance", covariance, ("d", "d"))
+    d = len(covariance)
+    target, variance = array("target", target, (d,)), real("variance", variance, 0)
+    blur = np.zeros((d, d)) if blur is None else array("blur", blur, (d, d))
+    points, weights = gaussian_points(np.block([[covariance, np.zeros((d, d))], [np.zeros((d, d)), blur]]))
+    inputs, labels, error = points[:, :d] + points[:, d:], points[:, :d] @ target, math.sqrt(variance)
+    both = np.concatenate([labels + error, labels - error])
+    return FinitePopulation(np.vstack([inputs, inputs]), both, np.tile(weights / 2, 2))
 
 
 def a_population(value) -> Population:

@@ -12,7 +12,7 @@ from support.errors import Refused
 from support.exact.batch_noise import BatchNoise, fixed, matched
 from support.exact.least_squares import growth as least_squares_growth
 from support.exact.least_squares import stability_limit
-from support.exact.populations import FinitePopulation, GaussianPopulation
+from support.exact.populations import FinitePopulation, GaussianPopulation, gaussian_points, gaussian_regression
 from support.exact.second_moments import Descent
 from support.exact.stationary import decay_window, gain, growth, headroom, input_noise, stationary
 from support.sampling import GaussianCovariance, MiniBatch
@@ -329,3 +329,25 @@ def test_a_way_or_window_that_does_not_exist_is_refused():
         decay_window(Descent(GaussianPopulation(np.eye(2)), matched(1), 0.9))
     with pytest.raises(Refused, match="not symmetric and positive"):
         decay_window(Descent(GaussianPopulation(A), matched(1), RATES["any"]))
+
+
+def test_gaussian_points_have_the_moments_of_isserlis_and_the_stationary_moment_of_the_gaussian_law():
+    a, matrix = np.array([[1.0, 0.4, 0.0], [0.4, 0.6, -0.2], [0.0, -0.2, 0.5]]), np.diag([1.0, -2.0, 0.5]) + 0.3
+    points, weights = gaussian_points(a)
+    isserlis = 2 * a @ matrix @ a + np.trace(a @ matrix) * a
+    values = weights * np.einsum("ni,ij,nj->n", points, matrix, points)
+    np.testing.assert_allclose((points.T * values) @ points, isserlis)
+    u, blur = np.array([1.0, -0.5, 2.0]), 0.2 * np.eye(3) + 0.1
+    pairs = [
+        (gaussian_regression(a, u, 0.3), GaussianPopulation(a, u, 0.3)),
+        (gaussian_regression(a, u, 0.3, blur), input_noise(a, blur, u, 0.3)),
+    ]
+    for pair in pairs:
+        ours, theirs = (stationary(Descent(one, matched(3), 0.2, 0.4, 0.1)) for one in pair)
+        np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-8)
+        assert (ours.method, theirs.method) == ("krylov", "direct")
+        assert ours.loss == pytest.approx(theirs.loss)
+    flat, weights = gaussian_points(np.diag([2.0, 0.0]))
+    assert flat.shape == (3, 2) and not flat[:, 1].any()
+    with pytest.raises(Refused, match="rank 9 needs 3\\^9 points"):
+        gaussian_points(np.eye(9))
