@@ -112,13 +112,19 @@ class Mixture:
 
     def _tilt(self, q: float) -> tuple[float, float]:
         q = real("q", q)
-        parts = [(math.log(p), *_log_power(float(m), float(s), q)) for p, m, s in self.parts]
-        weights = np.array([p + value for p, value, _ in parts])
+        p, m, s = (np.array(column, dtype=float) for column in zip(*self.parts, strict=True))
+        atoms = (s == 0) & (m != 0)  # many of them, in a law of data
+        values, slopes = np.empty(len(p)), np.empty(len(p))
+        slopes[atoms] = np.log(np.abs(m[atoms]))
+        values[atoms] = q * slopes[atoms]
+        for j in np.flatnonzero(~atoms):
+            values[j], slopes[j] = _log_power(m[j], s[j], q)
+        weights = np.log(p) + values
         total = float(special.logsumexp(weights))
         if total == math.inf:
             return total, math.nan
         share = np.exp(weights - total)
-        return total, float(sum(w * slope for w, (_, _, slope) in zip(share, parts, strict=True) if w > 0))
+        return total, float(share[share > 0] @ slopes[share > 0])
 
     def within(self, size) -> np.ndarray:
         """``P(|X| < size)`` for an array of sizes ≥ 0, infinite ones too. Raises WrongType for what are no numbers,
@@ -145,16 +151,14 @@ class Mixture:
 
 
 def _log_power(m: float, s: float, q: float) -> tuple[float, float]:
-    """``log E|X|^q`` and its derivative in q for X ~ N(m, s).
+    """``log E|X|^q`` and its derivative in q for X ~ N(m, s), s > 0 or m = 0.
 
     ``X²/(2s)`` is a gamma variable whose shape ½ + J is random, J ~ Poisson(m²/(2s)): a sum over J of positive terms.
     Where 0 is more than 20 standard deviations away, log|X| is smooth as far as the law reaches, and Gauss-Hermite
     quadrature takes over.
     """
-    if s == 0:
-        if m == 0:
-            return (0.0, -math.inf) if q == 0 else (-math.inf, 0.0) if q > 0 else (math.inf, math.nan)
-        return q * math.log(abs(m)), math.log(abs(m))
+    if s == 0 and m == 0:
+        return (0.0, -math.inf) if q == 0 else (-math.inf, 0.0) if q > 0 else (math.inf, math.nan)
     if q <= -1:
         return math.inf, math.nan
     rate = m * m / (2 * s)

@@ -85,21 +85,20 @@ def data_factor(squares, lr: float, b: int, replace: bool = True, decay: float =
     """
     squares, b, lr, decay = _squares(squares), integer("b", b, 1), real("lr", lr, above=0), real("decay", decay)
     values, counts = np.unique(squares, return_counts=True)
-    laws = {(0, 0.0): 1.0}  # number and sum of what was drawn: probability (with) or number of ways (without)
+    open_laws, whole = {(0, 0.0): 1.0}, {}  # number, sum of what was drawn: probability (with) or ways (without)
     if not boolean("replace", replace):
         integer("b", b, 1, len(squares), why=f"a batch without replacement holds 1 to n = {len(squares)} samples")
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        after: dict = {}
-        for (drawn, total), ways in laws.items():
-            for k in range(min(b - drawn, b if replace else count) + 1):
+        after = dict(open_laws)
+        for (drawn, total), ways in open_laws.items():
+            for k in range(1, min(b - drawn, b if replace else count) + 1):
                 times = count**k / math.factorial(k) if replace else math.comb(count, k)
-                place = (drawn + k, total + k * value)
-                after[place] = after.get(place, 0.0) + ways * times
-        if len(laws := after) > 100_000:
+                place, to = (drawn + k, total + k * value), after if drawn + k < b else whole
+                to[place] = to.get(place, 0.0) + ways * times
+        if len(open_laws := after) + len(whole) > 100_000:
             raise Refused(f"{len(values)} values of x² make too many batches of {b}: choose fewer of either")
-    whole = {total: ways for (drawn, total), ways in laws.items() if drawn == b}
     norm = sum(whole.values())
-    return Mixture(tuple((ways / norm, 1 - lr * (total / b + decay), 0.0) for total, ways in whole.items()))
+    return Mixture(tuple((ways / norm, 1 - lr * (total / b + decay), 0.0) for (_, total), ways in whole.items()))
 
 
 def bounded_below(squares, b: int, replace: bool = True) -> float:

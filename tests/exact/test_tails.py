@@ -132,6 +132,13 @@ def test_a_data_set_with_expanding_steps_has_a_power_law_and_one_without_has_non
     assert not moment_exists(coin, 3) and moment_exists(data_factor([1.0, 4.0], 0.5, 1), 300)
 
 
+def test_a_data_set_of_thousands_is_a_mean_over_its_samples():
+    squares, lr = np.random.default_rng(4).normal(size=5000) ** 2, 0.8
+    logs = np.log(np.abs(1 - lr * squares))
+    root = optimize.brentq(lambda q: special.logsumexp(q * logs) - math.log(5000), 0.1, 20)
+    assert tail_index(data_factor(squares, lr, 1)) == pytest.approx(root, rel=1e-10)
+
+
 def test_laws_of_other_noise_have_an_index_too():
     assert tail_index(Mixture(((1.0, 0.6, 0.64),))) == pytest.approx(2, rel=1e-12)  # E f² = 0.36 + 0.64
     squares = {Fraction(1): Fraction(1, 2), Fraction(4): Fraction(1, 2)}
