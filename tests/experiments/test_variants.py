@@ -54,7 +54,7 @@ def test_the_knobs_stand_in_the_record_and_reach_the_trainer():
 
 
 def test_variants_of_a_seed_see_the_same_batches_and_others_do_not():
-    first, other = (runs.trainer(DECAY.setting("smoke"), method, 1) for method in DECAY.methods[::8])
+    first, other = (runs.trainer(DECAY.setting("smoke"), method, 1) for method in DECAY.methods[1::8])
     assert first.optimizer.param_groups[0]["weight_decay"] == -0.001
     assert torch.equal(first.generator.get_state(), other.generator.get_state())
     assert first.generator.initial_seed() == stream(1, "noise", "SGD")
