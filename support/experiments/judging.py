@@ -28,6 +28,31 @@ def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(tensor("outputs", outputs), tensor("targets", targets), reduction="none")
 
 
+def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Squared distance ``|f − e_y|²`` of the outputs f (m, classes) from the label's unit vector e_y, shape (m,).
+
+    It is cut at `CEILING`, where its gradient ends: a run that explodes stands still there, its numbers finite.
+
+    >>> squares(torch.tensor([[0.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 1]))
+    tensor([1., 4.])
+    """
+    labels = torch.nn.functional.one_hot(tensor("targets", targets), tensor("outputs", outputs).shape[1])
+    return (outputs - labels).square().sum(1).clamp(max=CEILING)
+
+
+def mean_squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`squares` over the number of classes, as ``torch.nn.MSELoss`` takes their mean.
+
+    >>> mean_squares(torch.zeros(1, 10), torch.tensor([3]))
+    tensor([0.1000])
+    """
+    return squares(outputs, targets) / outputs.shape[1]
+
+
+CEILING = 1e6  # of a squared error
+LOSSES = {"cross_entropy": cross_entropy, "squares": squares, "mean_squares": mean_squares}
+
+
 @dataclass(frozen=True)
 class Data:
     """Inputs and labels on one device. watched: how many test images, the first ones, are judged during the run; all of

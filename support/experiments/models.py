@@ -4,10 +4,12 @@ them.
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 
-from support.errors import boolean, instance, real, torch_generator
+from support.errors import boolean, choice, instance, integer, real, torch_generator
 
 
 class LeNet(nn.Sequential):
@@ -46,6 +48,45 @@ class DigitsNet(nn.Sequential):
         return super().forward(images.flatten(1))
 
 
+class TanhNet(nn.Sequential):
+    """The two-layer network of Ziyin et al. (2022, Section 6.2): linear pixels→width, tanh; linear width→10. Images of
+    any shape of so many pixels, output (m, 10).
+
+    >>> count_parameters(TanhNet(width=25, pixels=784))  # 785·25 + 26·10
+    19885
+    """
+
+    def __init__(self, width: int, pixels: int):
+        width, pixels = integer("width", width, 1), integer("pixels", pixels, 1)
+        super().__init__(nn.Flatten(), nn.Linear(pixels, width), nn.Tanh(), nn.Linear(width, 10))
+
+
+class Softmax(nn.Sequential):
+    """Logistic regression for ten classes (Section 6.3): linear pixels→10.
+
+    >>> count_parameters(Softmax(pixels=784))
+    7850
+    """
+
+    def __init__(self, pixels: int):
+        super().__init__(nn.Flatten(), nn.Linear(integer("pixels", pixels, 1), 10))
+
+
+NETWORKS = {kind.__name__: kind for kind in (LeNet, DigitsNet, TanhNet, Softmax)}
+
+
+def by_name(name: str, *, pixels: int, width: int | None = None) -> nn.Module:
+    """A network by its name, for images of so many pixels; ``width`` for those that leave it open. Raises Refused for
+    an unknown name, WrongType where a width is missing.
+
+    >>> count_parameters(by_name("TanhNet", pixels=64, width=10))
+    760
+    """
+    kind = NETWORKS[choice("model", instance("model", name, str, "give a name"), tuple(NETWORKS))]
+    given = {"pixels": pixels, "width": width}
+    return kind(**{key: value for key, value in given.items() if key in inspect.signature(kind).parameters})
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number d of trainable parameters.
 
@@ -74,4 +115,22 @@ def normal_init(model: nn.Module, std: float, generator: torch.Generator, *, tru
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
         else:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model
+
+
+@torch.no_grad()
+def fan_in_init(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw the parameters of every layer of k inputs uniform within ±1/√k, biases too, as ``torch.nn.Linear`` and the
+    convolutions do by themselves; returns the model.
+
+    >>> drawn = fan_in_init(Softmax(pixels=784), torch.Generator().manual_seed(1))
+    >>> all(p.abs().max() <= 1 / 28 for p in drawn.parameters())
+    True
+    """
+    generator = torch_generator(generator)
+    for layer in instance("model", model, nn.Module, "give a torch module").modules():
+        if (weight := getattr(layer, "weight", None)) is not None:
+            bound = weight[0].numel() ** -0.5
+            for parameter in layer.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return model

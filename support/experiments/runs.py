@@ -19,13 +19,15 @@ from pathlib import Path
 import torch
 
 from support import files
-from support.experiments import checkpoints, data, models, optimizers, records, regularised
+from support.experiments import checkpoints, data, models, optimizers, records, regularised, variants
 from support.experiments.escape import Escape, Measurement, additive_noise
+from support.experiments.judging import LOSSES
 from support.experiments.plans import Plan
 from support.experiments.presets import PresetError, Setting
 from support.experiments.seeding import stream
 from support.experiments.spec import START, RunSpec, law
-from support.experiments.training import Data, Run, Trainer, cross_entropy, differences
+from support.experiments.spread import Spread
+from support.experiments.training import Data, Run, Trainer, differences
 from support.sampling import MiniBatch
 
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
@@ -48,31 +50,37 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
     On a device a pass takes all samples that fit, and sums are in full float32. Raises DataError if the data is
     missing.
     """
-    escape = setting.escape
+    setting = variants.setting(setting, method)
+    escape, loss = setting.escape, LOSSES[setting.loss]
     if device != "cpu":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         setting = replace(setting, chunk=max(setting.chunk, _AT_ONCE))
         escape = escape and replace(escape, chunk=max(escape.chunk, _AT_ONCE))
     drawn = _data(setting, seed, device)
-    model = _model(setting, seed, device, start)
+    model = _model(setting, drawn.train[0][0].numel(), seed, device, start)
     knobs = {"momentum": setting.momentum, "weight_decay": setting.weight_decay}
     optimizer = optimizers.by_name(setting.optimizer, model.parameters(), setting.lr, **knobs)
     sgd, looks = MiniBatch(setting.n, setting.b, replace=setting.replace), escape
     if escape is None:
         looks = Escape(every=setting.additive_every, first_every=setting.additive_every)
-    options = {"additive": additive_noise(method, looks, drawn.train, sgd, setting.protocol, cross_entropy)}
+    options = {"additive": additive_noise(method, looks, drawn.train, sgd, setting.protocol, loss)}
     if escape:
-        measurement = Measurement(escape, drawn.train, sgd, cross_entropy, seed)
+        measurement = Measurement(escape, drawn.train, sgd, loss, seed)
         options |= {"measure": measurement, "measure_at": escape.measure_at}
     if local := setting.complexity:
-        options["additive"] = regularised.penalty(method, local, drawn.train, setting.b, cross_entropy)
+        options["additive"] = regularised.penalty(method, local, drawn.train, setting.b, loss)
         options |= {
-            "measure": regularised.Look(local, drawn.train, cross_entropy, seed),
+            "measure": regularised.Look(local, drawn.train, loss, seed),
             "measure_at": local.measure_at,
         }
-    own = torch.Generator().manual_seed(stream(seed, "noise", method))
-    return Trainer(model, optimizer, law(setting, method), drawn, generator=own, chunk=setting.chunk, **options)
+    if setting.spread:
+        spread = Spread(loss)
+        options |= {"measure": spread, "measure_at": (setting.steps,)}
+        loss = spread.loss
+    own = torch.Generator().manual_seed(stream(seed, "noise", variants.base(method)))
+    options |= {"generator": own, "loss": loss, "chunk": setting.chunk}
+    return Trainer(model, optimizer, law(setting, method), drawn, **options)
 
 
 def _data(setting: Setting, seed: int, device: str) -> Data:
@@ -82,10 +90,13 @@ def _data(setting: Setting, seed: int, device: str) -> Data:
     return Data.on(device, parts.train, parts.test, setting.watched)
 
 
-def _model(setting: Setting, seed: int, device: str, start: dict | None) -> torch.nn.Module:
+def _model(setting: Setting, pixels: int, seed: int, device: str, start: dict | None) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(stream(seed, "initialisation"))
-    drawn = getattr(models, setting.model)()
-    model = models.normal_init(drawn, setting.init_std, generator, truncated=setting.truncated)
+    model = models.by_name(setting.model, pixels=pixels, width=setting.width)
+    if setting.init == "fan_in":
+        models.fan_in_init(model, generator)
+    else:
+        models.normal_init(model, setting.init_std, generator, truncated=setting.truncated)
     if start is not None:
         model.load_state_dict(start)
     return model.to(device, memory_format=torch.channels_last)
@@ -163,7 +174,7 @@ def _found_by_descent(spec: RunSpec, device: str, options: dict) -> tuple[Run, d
     every = min(50, spec.setting.evaluate_every)
     done = gd.run(escape.start_limit, evaluate_every=every, until=fitted, name=f"start seed {spec.seed}", **options)
     sgd = MiniBatch(spec.setting.n, spec.setting.b, replace=spec.setting.replace)
-    seen = Measurement(escape, gd.data.train, sgd, cross_entropy, spec.seed)
+    seen = Measurement(escape, gd.data.train, sgd, LOSSES[alone.loss], spec.seed)
     return done, {name: tensor.cpu() for name, tensor in gd.model.state_dict().items()}, seen.spectrum(gd.model)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support import additive
 from support.errors import instance, integer
-from support.experiments import records, regularised
+from support.experiments import records, regularised, variants
 from support.experiments.escape import Escape
 from support.experiments.presets import Preset, Setting, preset
 from support.experiments.training import differences
@@ -48,8 +48,8 @@ class RunSpec:
 
     @property
     def setting(self) -> Setting:
-        """The knobs of the scale."""
-        return self.chosen.setting(self.scale)
+        """The knobs of the scale, and those that the method's name gives."""
+        return variants.setting(self.chosen.setting(self.scale), self.method)
 
     @property
     def name(self) -> str:
@@ -108,6 +108,7 @@ def law(setting: Setting, method: str) -> Law:
     """The law of the sampling vector under a method's name, at a setting's n, b and way of drawing batches; GD's where
     the noise is additive, or a regulariser takes its place. "SGD-500" is mini-batch SGD with batches of 500.
     """
+    method = variants.base(method)
     if larger := re.fullmatch(r"SGD-(\d+)", method):
         return MiniBatch(setting.n, int(larger[1]), replace=setting.replace)
     quiet = method in (*additive.NAMES, START) or regularised.radius(method) is not None

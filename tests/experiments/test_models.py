@@ -43,3 +43,34 @@ def test_the_lenet_has_the_layers_and_the_parameters_that_the_papers_print():
 def test_other_types_are_refused(call, message):
     with pytest.raises(Refused, match=message):
         call()
+
+
+def test_a_network_by_name_has_the_pixels_and_the_width_that_it_leaves_open():
+    net = models.by_name("tanhnet", pixels=64, width=7)
+    x = torch.rand(3, 1, 8, 8)
+    first, last = net[1], net[3]
+    assert torch.equal(net(x), last(torch.tanh(first(x.reshape(3, 64))))) and first.weight.shape == (7, 64)
+    assert models.by_name("Softmax", pixels=64)(x).shape == (3, 10)
+    assert type(models.by_name("LeNet", pixels=784)) is models.LeNet
+
+
+def test_the_fan_in_start_is_torchs_own():
+    """The same numbers that ``torch.nn.Linear`` draws from the same state of a generator."""
+    drawn = models.fan_in_init(models.by_name("TanhNet", pixels=400, width=90), torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    plain = models.by_name("TanhNet", pixels=400, width=90)
+    for ours, theirs in zip(drawn.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.by_name("VGG", pixels=64), "model = 'VGG' is unknown: choose LeNet"),
+        (lambda: models.by_name("TanhNet", pixels=64), "width = None is"),
+        (lambda: models.fan_in_init("LeNet", torch.Generator()), "model = 'LeNet' is of type str"),
+    ],
+)
+def test_networks_that_do_not_exist_are_refused(call, message):
+    with pytest.raises(Refused, match=message):
+        call()

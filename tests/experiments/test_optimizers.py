@@ -42,3 +42,14 @@ def test_knobs_arrive_and_adam_moves_by_its_rate():
 def test_what_an_optimiser_cannot_take_is_refused(call, message):
     with pytest.raises(Refused, match=message):
         call([parameter()])
+
+
+def test_a_negative_decay_is_taken_although_torch_refuses_it():
+    theta = parameter()
+    sgd = optimizers.by_name("SGD", [theta], 0.5, weight_decay=-0.1)
+    theta.grad = torch.tensor([[1.0, 0.0]])
+    sgd.step()
+    # θ − η (g + γθ)
+    torch.testing.assert_close(theta.detach(), torch.tensor([[1.0 - 0.5 * (1.0 - 0.1), -2.0 - 0.5 * 0.2]]))
+    with pytest.raises(Refused, match="LBFGS has no weight_decay"):
+        optimizers.by_name("LBFGS", [theta], 0.5, weight_decay=-0.1)

@@ -10,10 +10,10 @@ says in which knobs a scale departs from the preset's ``paper`` scale.
 from __future__ import annotations
 
 from support.errors import instance
-from support.experiments.presets import talk, wu, zhu
+from support.experiments.presets import talk, wu, zhu, ziyin
 from support.experiments.presets.setting import Preset, PresetError, Setting
 
-PRESETS = {one.name: one for paper in (wu, zhu, talk) for one in paper.PRESETS}
+PRESETS = {one.name: one for paper in (wu, zhu, talk, ziyin) for one in paper.PRESETS}
 
 __all__ = ["PRESETS", "Preset", "PresetError", "Setting", "preset"]
 

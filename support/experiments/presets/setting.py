@@ -24,7 +24,10 @@ class Setting:
     steps.  chunk: samples of one forward and backward pass on a CPU; it changes speed, memory, and the result by
     rounding alone.  escape: for methods that leave from a point which GD has found; None starts from the
     initialisation.  additive_every: steps between two looks of an additive noise at its covariance outside an escape.
-    complexity: what is regularised and measured of local complexities; None for neither.
+    complexity: what is regularised and measured of local complexities; None for neither.  width: hidden units of a
+    model that leaves them open.  loss: a name of `support.experiments.judging.LOSSES`.  init: "normal", or "fan_in" for
+    torch's own, uniform within one over the root of a layer's inputs; init_std then has no meaning.  spread: whether
+    mean and variance of the losses of all steps are measured, at the end.
 
     A knob is never renamed, and a new one has the value that runs had before it: records are recognised by their knobs.
     """
@@ -51,6 +54,10 @@ class Setting:
     escape: Escape | None = None
     additive_every: int = 10
     complexity: Complexity | None = None
+    width: int | None = None
+    loss: str = "cross_entropy"
+    init: str = "normal"
+    spread: bool = False
 
     @property
     def knobs(self) -> dict:
