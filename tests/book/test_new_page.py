@@ -70,7 +70,11 @@ def test_the_form_of_a_lesson():
         ("zoo", "escaping", "notebooks/noise/zoo.ipynb exists"),
         ("Random-Walk", "noise", "is no name of a page"),
         ("../walk", "noise", "is no name of a page"),
-        ("walk", "nois", "there is no part 'nois': choose one of noise, proofs, escaping, strength, experiments"),
+        (
+            "walk",
+            "nois",
+            "there is no part 'nois': choose one of noise, proofs, escaping, complexity, strength, experiments",
+        ),
         ("walk", "", "there is no part ''"),
     ],
 )

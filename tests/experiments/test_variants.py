@@ -43,8 +43,8 @@ def test_a_value_that_is_none_is_refused():
 
 
 def test_the_knobs_stand_in_the_record_and_reach_the_trainer():
-    spec = RunSpec(WIDTH.name, "smoke", "adam-loss=squares-width=50-lr=0.005", 3)
-    assert spec.name == "ziyin.fig1.width/smoke/adam-loss=squares-width=50-lr=0.005-seed3"
+    spec = RunSpec(WIDTH.name, "smoke", "adam-loss=mean_squares-width=50-lr=0.005", 3)
+    assert spec.name == "ziyin.fig1.width/smoke/adam-loss=mean_squares-width=50-lr=0.005-seed3"
     assert {key: spec.config[key] for key in ("width", "lr", "loss", "optimizer", "law")} == {
         "width": 50, "lr": 0.005, "loss": "squares", "optimizer": "Adam", "law": "MiniBatch"
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 
 from support.errors import Refused, instance
 from support.experiments.escape import Escape
@@ -89,7 +90,8 @@ class Preset:
         """A method as the preset spells it, whatever the case. Raises PresetError for one that it does not have."""
         known = {method.lower(): method for method in self.methods}
         if instance("method", name, str, "give a name such as 'SGD'").strip().lower() not in known:
-            raise PresetError(f"preset {self.name} has no method {name!r}: choose among {', '.join(self.methods)}")
+            near = self.methods if len(self.methods) <= 20 else get_close_matches(name, self.methods, 3, 0.0)
+            raise PresetError(f"preset {self.name} has no method {name!r}: choose among {', '.join(near)}")
         return known[name.strip().lower()]
 
     def changes(self, scale: str) -> dict[str, tuple]:
