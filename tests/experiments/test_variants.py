@@ -46,7 +46,7 @@ def test_the_knobs_stand_in_the_record_and_reach_the_trainer():
     spec = RunSpec(WIDTH.name, "smoke", "adam-loss=mean_squares-width=50-lr=0.005", 3)
     assert spec.name == "ziyin.fig1.width/smoke/adam-loss=mean_squares-width=50-lr=0.005-seed3"
     assert {key: spec.config[key] for key in ("width", "lr", "loss", "optimizer", "law")} == {
-        "width": 50, "lr": 0.005, "loss": "squares", "optimizer": "Adam", "law": "MiniBatch"
+        "width": 50, "lr": 0.005, "loss": "mean_squares", "optimizer": "Adam", "law": "MiniBatch"
     }  # fmt: skip
     trainer = runs.trainer(WIDTH.setting("smoke"), spec.method, 3)
     assert trainer.model[1].weight.shape == (50, 64) and isinstance(trainer.optimizer, torch.optim.Adam)
