@@ -124,6 +124,7 @@ def in_ball(like, delta: float, generator):
 
 
 def finite(numbers, where: str):
+    """The numbers as they came. Raises NotFinite, which says where, if one of them is not finite."""
     if bad := int((~torch.isfinite(numbers)).sum()):
         raise NotFinite(
             f"{bad} of {numbers.numel()} weighted losses or slopes {where} are not finite: choose a smaller "
