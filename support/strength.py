@@ -46,7 +46,7 @@ class Strength:
     largest stable lr: 1.143, 1.14 times this one
     smallest stable batch: 7, gain 0.5
     stable weight decay: -1.291 to 0.2906
-    simplest that serves: Gaussian, corrected: 0 % for the loss, 0 % for every direction
+    simplest that serves: Gaussian, corrected: 0 % for the loss
     """
 
     descent: Descent
@@ -128,10 +128,10 @@ class Strength:
         """The learning rate at which the second moment ceases to exist."""
         return self.lr * headroom(self.descent)
 
-    @property
+    @cached_property
     def smallest_b(self) -> int:
         """The smallest batch for which the second moment exists."""
-        return _smallest_batch(self.descent, self.gain, self.replace)
+        return _smallest_batch(self.descent, self.replace)
 
     @cached_property
     def decays(self) -> tuple[float, float]:
@@ -186,7 +186,7 @@ class Strength:
                 one = replace(self, b=size, descent=self.descent.changed(noise=noise))
             else:
                 one = replace(self, descent=self.descent.changed(**{name: float(value)}))
-            if not one.gain < 1:
+            if not one.gain < 1 - 1e-12:
                 continue
             curves["exact"][k] = one.excess
             for other in APPROXIMATIONS:
@@ -201,7 +201,7 @@ class Strength:
         if (moving := self.by_direction[: len(self.features) - self.still]).shape[0] > 1:
             spread += f", {moving[0, 1]:.3g} in the sharpest direction, {moving[-1, 1]:.3g} in the flattest"
         if self.still:
-            spread += f"; {self.still} without data stand still" if self.still > 1 else "; one without data stands still"
+            spread += f"; {self.still} without data, where θ stands still"
         low, high = self.decays
         over = f"{self.excess:.4g}" + (f", of which bias {self.bias:.4g}" if self.bias > 1e-12 * self.excess else "")
         return [
@@ -219,9 +219,10 @@ class Strength:
         if not self.misses:
             return "nothing fluctuates"
         served = {}
-        for error, what in (("loss", "for the loss"), ("worst", "for every direction")):
+        kinds = (("loss", "for the loss"), ("worst", "for every direction"))[: len(self.features)]
+        for error, what in kinds:
             if (name := self.simplest(error)) is None:
-                served[f"none {what}"] = [""]
+                served[f"none within {100 * CLOSE:.0f} % {what}"] = [""]
             else:
                 served.setdefault(name, []).append(f"{_percent(getattr(self.misses[name], error))} {what}")
         return "; ".join(": ".join(filter(None, (name, ", ".join(said)))) for name, said in served.items())
@@ -276,7 +277,7 @@ def strength(
             raise Refused("target is for features, data have their own: leave it out")
         clean, population = _training_set(data, variance, blur, replace)
     descent = Descent(population, _batch_noise(population, b, replace), lr, momentum, decay)
-    if not (found := gain(descent)) < 1:
+    if not (found := gain(descent)) < 1 - 1e-12:  # at the edge itself rounding would decide
         raise Refused(_unstable(descent, found, replace))
     return Strength(descent, clean.second_moment, clean.optimum, b, replace)
 
@@ -325,14 +326,14 @@ def _finite(population):
     return isinstance(population, FinitePopulation)
 
 
-def _smallest_batch(descent, found, replace):
-    """The noise that is just too strong has the strength p/gain."""
-    most = float(descent.noise.strength) / found if found else math.inf
+def _smallest_batch(descent, replace):
+    """The gain is proportional to the strength of the noise, which is 1 for a single sample."""
+    alone = gain(descent.changed(noise=matched(1)))
     if replace or not _finite(descent.population):
-        size = 1 / most if most else math.inf
+        size = alone
     else:
         n = len(descent.population.inputs)
-        size = n / (1 + most * (n - 1)) if most < math.inf else 0.0
+        size = n * alone / (alone + n - 1)  # (n − b)/(b(n − 1)) = 1/alone
     return max(math.floor(size * (1 + 1e-9)) + 1, 1)
 
 
@@ -345,7 +346,7 @@ def _unstable(descent, found, replace):
     text = f"lr = {lr:.6g} is unstable: {why}; take lr below {lr * headroom(descent):.6g}"
     if math.isinf(found):
         return text
-    return f"{text}, or b of at least {_smallest_batch(descent, found, replace)}"
+    return f"{text}, or b of at least {_smallest_batch(descent, replace)}"
 
 
 def _tail_text(low, high):

@@ -38,6 +38,7 @@ from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
 from support.sampling import GaussianCovariance, MiniBatch
 from support.spectra import Density, leading
+from support.strength import strength
 
 X, Y, THETA = np.array([[1.0, 0.0], [1.0, 2.0], [-1.0, 1.0]]), np.array([1.0, 0.0, 2.0]), np.array([1.0, -1.0])
 LAW, NOISE, POPULATION = MiniBatch(3, 2), BatchNoise(0.5), FinitePopulation(X, Y)
@@ -97,6 +98,7 @@ OBJECTS = {
     "LogProduct": log_products(FACTOR, [3])[0],
     "Mixture": FACTOR,
     "OrnsteinUhlenbeck": PROCESS,
+    "Strength": strength(SQUARE, lr=0.1, b=2),
 }
 # module: {callable, or method of one of the objects: valid arguments by name}
 CALLS = {
@@ -190,6 +192,10 @@ CALLS = {
         "small_rate_index": {},
         "large_batch_index": {"scale": 1.0},
         "hill": {"samples": THETA * 3 + 5, "k": 1, "confidence": 0.9},
+    },
+    "exact.tail_range": {
+        "tail_range": {"descent": DESCENT, "b": 2, "replace": True},
+        "even_moment_growth": {"order": 2, "scale": 0.5, "b": 2, "momentum": 0.1, "keep": 1.0},
     },
     "exact.ziyin": {
         "theorem_1": {"lr": SQUARE, "hessian": SQUARE, "covariance": SQUARE, "noise": SQUARE, "momentum": 0.1},
@@ -484,6 +490,22 @@ CALLS = {
             "confidence": 0.9,
         },
     },
+    "strength": {
+        "strength": {
+            "features": SQUARE,
+            "lr": 0.1,
+            "b": 2,
+            "momentum": 0.1,
+            "decay": 0.1,
+            "variance": Optional(1.0),
+            "blur": Optional(SQUARE),
+            "target": PAIR,
+            "replace": True,
+        },
+        "Strength.simplest": {"error": "loss"},
+        "Strength.along": {"name": "lr", "values": np.array([0.1])},
+        "Strength.loss_on": {"x": X[:, :2], "y": Y},
+    },
     "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "claims.check": {"check": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "ball": {
@@ -556,7 +578,7 @@ RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
     *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
     *("Alignment", "EstimatedAlignment", "Likeness", "Covariance", "Losses", "LocalComplexity"),
-    *("Approximation", "Forms", "Miss", "Modes", "Stationary"),
+    *("Approximation", "Forms", "Miss", "Modes", "Stationary", "Strength"),
 }
 
 
