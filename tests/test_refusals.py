@@ -512,6 +512,11 @@ CALLS = {
         "rising": BALL,
         "picture": {**BALL_SHOWN, "start": 0, "key": "x"},
     },
+    "calculator": {
+        "spectrum": {"d": 2, "power": 1.0},
+        "setting": {"lr": 0.1, "b": 2, "momentum": 0.1, "decay": 0.1, "d": 2, "power": 1.0},
+        "calculator": {"lr": 0.1, "b": 2, "momentum": 0.1, "decay": 0.1, "d": 2, "power": 1.0, "key": "x"},
+    },
     "widget": {
         "large_batch": {"n": 5, "b": 2, "B": 3},
         "entry": {"law": LAW},
