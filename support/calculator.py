@@ -251,7 +251,8 @@ _PAGE = """<div id="@KEY@" class="noise-calculator">
     });
     const words = !pulled ? "This decay pushes the flattest direction away: SGD does not settle. Raise the decay." :
       (stable ? `Largest stable rate ${short(limit)}, ${short(limit / s.lr)} times this one; smallest stable batch ` +
-        `${smallest}, gain ${short(alone / s.b)}. Within 10 % of what the noise costs: ${simplest || "none of the five"}.` :
+        `${smallest}, gain ${short(alone / s.b)}. ` +
+        `Within 10 % of what the noise costs: ${simplest || "none of the five"}.` :
         `SGD does not settle. Take a rate below ${short(limit)}` +
         (alone < Infinity ? `, or a batch of at least ${smallest}.` : "; no batch helps."));
     root.querySelector(".words").textContent = words;
