@@ -64,7 +64,7 @@ def small_rate(descent: Descent) -> np.ndarray | None:
     >>> round(float(small_rate(EXAMPLE)[0, 0]), 6)
     0.010417
     """
-    return _of_noise(descent, lambda share: share * _loss(descent) * descent.hessian, _continuous)
+    return _of_noise(descent, lambda p: p * _loss(descent) * descent.hessian, _continuous)
 
 
 def isotropic(descent: Descent) -> np.ndarray | None:
@@ -96,7 +96,7 @@ def loss_proportional(descent: Descent) -> np.ndarray | None:
     >>> round(float(loss_proportional(EXAMPLE)[0, 0]), 6)  # 0.010417/(1 − 1/16)
     0.011111
     """
-    unit = _of_noise(descent, lambda share: share * descent.hessian, _continuous)
+    unit = _of_noise(descent, lambda p: p * descent.hessian, _continuous)
     grown = 1.0 if unit is None else np.sum(descent.population.second_moment * unit)
     return _loss(descent) / (1 - grown) * unit if grown < 1 else None
 
@@ -109,7 +109,7 @@ def bare_hessian(descent: Descent) -> np.ndarray | None:
     >>> round(float(bare_hessian(EXAMPLE)[0, 0]), 6)  # 1/(12 (2 − 1.5)), the exact one is 0.083333
     0.166667
     """
-    return _of_noise(descent, lambda share: share * descent.curvature)
+    return _of_noise(descent, lambda p: p * descent.curvature)
 
 
 def general_minimum(descent: Descent) -> np.ndarray | None:
@@ -120,9 +120,9 @@ def general_minimum(descent: Descent) -> np.ndarray | None:
     0.041667
     """
 
-    def noise(share):
+    def noise(p):
         pull = descent.axes.T @ descent.decay @ descent.centre
-        return share * (_loss(descent) * descent.hessian - np.outer(pull, pull))
+        return p * (_loss(descent) * descent.hessian - np.outer(pull, pull))
 
     return _of_noise(descent, noise)
 
@@ -147,11 +147,11 @@ def many_dimensions(descent: Descent) -> np.ndarray | None:
     """
     if not _plain(descent) or descent.decay.any():
         return None
-    a, rate, mu, share = descent.hessian, descent.rate, descent.momentum, descent.noise.strength
-    g = 2 * (1 - mu) * np.eye(len(a)) - ((1 - mu) / (1 + mu) - float(share)) * rate @ a
+    a, rate, mu, p = descent.hessian, descent.rate, descent.momentum, float(descent.noise.strength)
+    g = 2 * (1 - mu) * np.eye(len(a)) - ((1 - mu) / (1 + mu) - p) * rate @ a
     if not np.linalg.eigvals(g).real.min() > 0:
         return None
-    unit = float(share) * rate @ np.linalg.inv(g)
+    unit = p * rate @ np.linalg.inv(g)
     grown = np.sum(a * unit)
     return _outside(descent, _loss(descent) / (1 - grown) * unit if grown < 1 else None)
 
