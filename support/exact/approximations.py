@@ -1,5 +1,5 @@
-r"""Ten approximations of SGD's stationary covariance Σ on least squares, from the simplest on: what the literature uses
-in place of `support.exact.stationary`, which judges them.
+r"""Ten approximations of SGD's stationary covariance Σ on least squares: what the literature uses in place of
+`support.exact.stationary`, which judges them. Continuous time comes before discrete, known noise before growing noise.
 
 Each makes two choices. **Time**: with ``P = ΛK``, K = A + Γ the Hessian, the covariance solves Theorem 1 of Ziyin et
 al. (2022) (discrete) or, without its terms of second order in Λ, ``(1−μ)(PΣ + ΣPᵀ) = ΛCΛᵀ`` (continuous). **Noise**: C,
@@ -33,7 +33,7 @@ class Approximation(NamedTuple):
     """name; formula, in LaTeX; source; evaluate: a `Descent` to Σ (d, d), or None where it does not apply; assumes: its
     conditions in words.
 
-    >>> APPROXIMATIONS[2].name, APPROXIMATIONS[2].assumes
+    >>> APPROXIMATIONS[0].name, APPROXIMATIONS[0].assumes
     ('small rate', 'noise C = 2L₀A/b of a constant loss L₀, continuous time')
     """
 
@@ -56,15 +56,15 @@ class Miss(NamedTuple):
     worst: float
 
 
-def bare_hessian(descent: Descent) -> np.ndarray | None:
-    """``C = K/b``, discrete time: ``Σ = (Λ/b) [2(1−μ)I − (1−μ)/(1+μ) ΛK]⁻¹`` where Λ and K commute. The Hessian
-    approximation as Table 2 prints it (Liu et al., 2021): without the loss, so that it has the units of Σ only where
-    labels have none. For batches (no jitter).
+def small_rate(descent: Descent) -> np.ndarray | None:
+    """``C = (2L_0/b) A``, continuous time: ``Σ = L_0/(b(1−μ)) Λ`` where Γ = 0 and Λ is symmetric. Ziyin et al.,
+    Eq. (7); with 2L_0 for an unknown constant, Jastrzebski et al. (2018), Zhu et al. (2019), Xie et al. (2021). For
+    batches.
 
-    >>> round(float(bare_hessian(EXAMPLE)[0, 0]), 6)  # 1/(12 (2 − 1.5)), the exact one is 0.083333
-    0.166667
+    >>> round(float(small_rate(EXAMPLE)[0, 0]), 6)
+    0.010417
     """
-    return _of_noise(descent, lambda share: share * descent.curvature)
+    return _of_noise(descent, lambda p: p * _loss(descent) * descent.hessian, _continuous)
 
 
 def isotropic(descent: Descent) -> np.ndarray | None:
@@ -76,17 +76,6 @@ def isotropic(descent: Descent) -> np.ndarray | None:
     """
     noise = a_descent(descent).forcing
     return _outside(descent, _continuous(descent, np.trace(noise) / len(noise) * np.eye(len(noise))))
-
-
-def small_rate(descent: Descent) -> np.ndarray | None:
-    """``C = (2L_0/b) A``, continuous time: ``Σ = L_0/(b(1−μ)) Λ`` where Γ = 0 and Λ is symmetric. Ziyin et al.,
-    Eq. (7); with 2L_0 for an unknown constant, Jastrzebski et al. (2018), Zhu et al. (2019), Xie et al. (2021). For
-    batches.
-
-    >>> round(float(small_rate(EXAMPLE)[0, 0]), 6)
-    0.010417
-    """
-    return _of_noise(descent, lambda share: share * _loss(descent) * descent.hessian, _continuous)
 
 
 def ornstein_uhlenbeck(descent: Descent) -> np.ndarray | None:
@@ -107,9 +96,20 @@ def loss_proportional(descent: Descent) -> np.ndarray | None:
     >>> round(float(loss_proportional(EXAMPLE)[0, 0]), 6)  # 0.010417/(1 − 1/16)
     0.011111
     """
-    unit = _of_noise(descent, lambda share: share * descent.hessian, _continuous)
+    unit = _of_noise(descent, lambda p: p * descent.hessian, _continuous)
     grown = 1.0 if unit is None else np.sum(descent.population.second_moment * unit)
     return _loss(descent) / (1 - grown) * unit if grown < 1 else None
+
+
+def bare_hessian(descent: Descent) -> np.ndarray | None:
+    """``C = K/b``, discrete time: ``Σ = (Λ/b) [2(1−μ)I − (1−μ)/(1+μ) ΛK]⁻¹`` where Λ and K commute. The Hessian
+    approximation as Table 2 prints it (Liu et al., 2021): without the loss, so that it has the units of Σ only where
+    labels have none. For batches (no jitter).
+
+    >>> round(float(bare_hessian(EXAMPLE)[0, 0]), 6)  # 1/(12 (2 − 1.5)), the exact one is 0.083333
+    0.166667
+    """
+    return _of_noise(descent, lambda p: p * descent.curvature)
 
 
 def general_minimum(descent: Descent) -> np.ndarray | None:
@@ -120,9 +120,9 @@ def general_minimum(descent: Descent) -> np.ndarray | None:
     0.041667
     """
 
-    def noise(share):
+    def noise(p):
         pull = descent.axes.T @ descent.decay @ descent.centre
-        return share * (_loss(descent) * descent.hessian - np.outer(pull, pull))
+        return p * (_loss(descent) * descent.hessian - np.outer(pull, pull))
 
     return _of_noise(descent, noise)
 
@@ -147,11 +147,11 @@ def many_dimensions(descent: Descent) -> np.ndarray | None:
     """
     if not _plain(descent) or descent.decay.any():
         return None
-    a, rate, mu, share = descent.hessian, descent.rate, descent.momentum, descent.noise.strength
-    g = 2 * (1 - mu) * np.eye(len(a)) - ((1 - mu) / (1 + mu) - float(share)) * rate @ a
+    a, rate, mu, p = descent.hessian, descent.rate, descent.momentum, float(descent.noise.strength)
+    g = 2 * (1 - mu) * np.eye(len(a)) - ((1 - mu) / (1 + mu) - p) * rate @ a
     if not np.linalg.eigvals(g).real.min() > 0:
         return None
-    unit = float(share) * rate @ np.linalg.inv(g)
+    unit = p * rate @ np.linalg.inv(g)
     grown = np.sum(a * unit)
     return _outside(descent, _loss(descent) / (1 - grown) * unit if grown < 1 else None)
 
@@ -181,11 +181,11 @@ _CONSTANT = "noise C = {} of a constant loss L₀, {} time"
 _BATCHES = r"\Sigma=\frac{2L_0}{b}\,\frac{\Lambda G^{-1}}{1-\frac1b\operatorname{Tr}[\Lambda AG^{-1}]},\ G=2(1-\mu)-"
 APPROXIMATIONS = (
     Approximation(
-        "bare Hessian",
-        r"\Sigma=\frac1b\Lambda\bigl[2(1-\mu)-\tfrac{1-\mu}{1+\mu}\Lambda K\bigr]^{-1}",
-        "Table 2, middle column, of Ziyin et al. (2022), there for Liu et al. (2021)",
-        bare_hessian,
-        "noise C = K/b whatever the loss, discrete time",
+        "small rate",
+        r"\Sigma=\frac{L_0}{b(1-\mu)}\Lambda",
+        "Eq. (7) of Ziyin et al. (2022); up to a constant Jastrzebski et al. (2018), Zhu et al. (2019)",
+        small_rate,
+        _CONSTANT.format("2L₀A/b", "continuous"),
     ),
     Approximation(
         "isotropic noise",
@@ -193,13 +193,6 @@ APPROXIMATIONS = (
         "Sato and Nakagawa (2014), Mandt et al. (2017), as described by Ziyin et al. (2022), Section 3",
         isotropic,
         "noise C = cI, here of the right trace, continuous time",
-    ),
-    Approximation(
-        "small rate",
-        r"\Sigma=\frac{L_0}{b(1-\mu)}\Lambda",
-        "Eq. (7) of Ziyin et al. (2022); up to a constant Jastrzebski et al. (2018), Zhu et al. (2019)",
-        small_rate,
-        _CONSTANT.format("2L₀A/b", "continuous"),
     ),
     Approximation(
         "Ornstein-Uhlenbeck",
@@ -214,6 +207,13 @@ APPROXIMATIONS = (
         "Mori et al. (2021)",
         loss_proportional,
         "noise C = 2LA/b that follows the loss L, continuous time",
+    ),
+    Approximation(
+        "bare Hessian",
+        r"\Sigma=\frac1b\Lambda\bigl[2(1-\mu)-\tfrac{1-\mu}{1+\mu}\Lambda K\bigr]^{-1}",
+        "Table 2, middle column, of Ziyin et al. (2022), there for Liu et al. (2021)",
+        bare_hessian,
+        "noise C = K/b whatever the loss, discrete time",
     ),
     Approximation(
         "general minimum",
