@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from support.errors import Refused, array, boolean, choice, integer, real
+from support.errors import Refused, array, boolean, choice, instance, integer, real
 from support.exact.approximations import APPROXIMATIONS, Miss, bare_hessian, miss, printed_formula
 from support.exact.batch_noise import fixed, matched
 from support.exact.blurred import BlurredPopulation
@@ -28,6 +28,7 @@ from support.exact.tail_range import tail_range
 from support.sampling import MiniBatch
 
 CLOSE = 0.1  # the relative error up to which an approximation serves
+NAMES = tuple(one.name for one in APPROXIMATIONS)
 # not the bare Hessian, whose Σ has the wrong units, nor the printed formula, which has its corrected one beside it
 CANDIDATES = tuple(a for a in APPROXIMATIONS if a.evaluate not in (bare_hessian, printed_formula))
 
@@ -153,7 +154,7 @@ class Strength:
         if not np.sum(self.features * self.covariance) > 0:
             return {}
         guesses = {one.name: one.evaluate(self.descent) for one in APPROXIMATIONS}
-        return {n: miss(g, self.covariance, self.features) for n, g in guesses.items() if g is not None}
+        return {name: miss(g, self.covariance, self.features) for name, g in guesses.items() if g is not None}
 
     def simplest(self, error: str = "worst") -> str | None:
         """The simplest approximation with at most a tenth of error, by name, None where there is none: of "loss",
@@ -167,10 +168,10 @@ class Strength:
         known = {a.name: getattr(self.misses[a.name], error) for a in CANDIDATES if a.name in self.misses}
         return next((name for name, value in known.items() if abs(value) <= CLOSE), None)
 
-    def along(self, name: str, values: Iterable[float]) -> dict[str, np.ndarray]:
-        """`excess` for other values of one of lr, b, momentum, decay: "exact", and every approximation by its name,
-        (m,) each; nan where the exact one or the approximation does not exist. Raises Refused for another name or
-        values that are none.
+    def along(self, name: str, values: Iterable[float], theories: Iterable[str] = NAMES) -> dict[str, np.ndarray]:
+        """`excess` for other values of one of lr, b, momentum, decay: "exact", and the approximations of these names,
+        all if left out, (m,) each; nan where the exact one or the approximation does not exist. Raises WrongType,
+        Refused for another name or values that are none.
 
         >>> curves = strength(1.5, lr=1.0, b=12, variance=0.25).along("lr", [0.5, 1.0, 2.0])
         >>> curves["exact"].round(4).tolist()
@@ -178,7 +179,8 @@ class Strength:
         """
         name = choice("name", name, ("lr", "b", "momentum", "decay"))
         values = array("values", values, ("m",))
-        curves = {key: np.full(len(values), math.nan) for key in ("exact", *(one.name for one in APPROXIMATIONS))}
+        wanted = [choice("theories", n, NAMES) for n in instance("theories", theories, (list, tuple), "give names")]
+        curves = {key: np.full(len(values), math.nan) for key in ("exact", *wanted)}
         for k, value in enumerate(values):
             if name == "b":
                 size = integer("b", int(value) if value == int(value) else float(value), 1)
@@ -190,7 +192,7 @@ class Strength:
                 continue
             curves["exact"][k] = one.excess
             for other in APPROXIMATIONS:
-                if (guess := other.evaluate(one.descent)) is not None:
+                if other.name in wanted and (guess := other.evaluate(one.descent)) is not None:
                     curves[other.name][k] = one._excess(guess)
         return curves
 

@@ -503,7 +503,7 @@ CALLS = {
             "replace": True,
         },
         "Strength.simplest": {"error": "loss"},
-        "Strength.along": {"name": "lr", "values": np.array([0.1])},
+        "Strength.along": {"name": "lr", "values": np.array([0.1]), "theories": ("small rate",)},
         "Strength.loss_on": {"x": X[:, :2], "y": Y},
     },
     "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},

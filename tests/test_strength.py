@@ -161,14 +161,15 @@ def test_the_errors_of_approximations_in_one_direction():
 
 
 def test_the_simplest_is_the_first_that_is_close():
-    for lr, wanted in ((0.01, "isotropic noise"), (1.0, "Gaussian, corrected")):
+    for lr, wanted in ((0.01, "small rate"), (1.0, "Gaussian, corrected")):
         one = strength(1.5, lr=lr, b=12)
         assert one.simplest("loss") == one.simplest() == wanted
-        before = list(one.misses)[1 : list(one.misses).index(wanted)]  # the bare Hessian is no candidate
+        before = [name for name in list(one.misses)[: list(one.misses).index(wanted)] if name != "bare Hessian"]
         assert all(abs(one.misses[name].loss) > CLOSE for name in before if "printed" not in name)
-    apart = strength([1.0, 0.01], lr=0.01, b=8)
-    assert apart.simplest("loss") == "isotropic noise" and apart.simplest("worst") == "small rate"
-    assert "isotropic noise" in str(apart) and "small rate" in str(apart)
+    apart = strength(data=(X, Y), lr=0.3, b=2)
+    assert apart.simplest("loss") == "loss-proportional" and apart.simplest("worst") == "constant noise"
+    assert abs(apart.misses["loss-proportional"].worst) > CLOSE
+    assert "loss-proportional: -2.7 % for the loss; constant noise: -8.1 % for every direction" in str(apart)
     none = strength(data=(X[:, :1], Y), lr=1.2, b=1)
     assert none.simplest() is None and "none within 10 % for the loss" in str(none)
 
@@ -263,6 +264,8 @@ def test_other_wrong_values():
     one = strength(1.0, lr=0.1, b=2)
     with pytest.raises(Refused, match="name = 'rate' is unknown: choose lr, b, momentum, decay"):
         one.along("rate", [1.0])
+    with pytest.raises(Refused, match="theories = 'Newton' is unknown: choose small rate, "):
+        one.along("lr", [1.0], ["Newton"])
     with pytest.raises(Refused, match=r"b = 1\.5 is not an integer"):
         one.along("b", [1.5])
     with pytest.raises(Refused, match="error = 'mean' is unknown: choose loss, worst"):
