@@ -174,6 +174,21 @@ def test_the_simplest_is_the_first_that_is_close():
     assert none.simplest() is None and "none within 10 % for the loss" in str(none)
 
 
+def test_the_gain_bounds_what_constant_noise_misses():
+    """1 − Tr[AΣ_c]/Tr[AΣ] lies between (Σw + Σw²/Σw)/b, by Jensen, and the gain; w = η²a²/D, Theorem 1's D."""
+    rng = np.random.default_rng(5)
+    for _ in range(25):
+        a, mu, b = rng.uniform(0.05, 1, size=rng.integers(1, 8)), rng.choice([0.0, 0.6, 0.9]), int(rng.integers(4, 40))
+        try:
+            one = strength(a, lr=rng.uniform(0.01, 0.6), b=b, momentum=mu, variance=0.3)
+        except Refused:
+            continue
+        w = (pull := one.lr * a) ** 2 / (2 * (1 - mu) * pull - (1 - mu) / (1 + mu) * pull**2)
+        missed = -one.misses["constant noise"].loss
+        assert (w.sum() + (w**2).sum() / w.sum()) / b <= missed + 1e-12 <= one.gain + 1e-9
+        assert len(a) > 1 or missed == pytest.approx(one.gain)
+
+
 def test_noise_that_vanishes():
     one = strength(1.0, lr=0.5, b=2, variance=0)
     assert one.misses == {} and one.simplest() is None and one.tail == (math.inf,) * 2
