@@ -21,7 +21,7 @@ import torch
 from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian
 from support.errors import Refused
-from support.exact.approximations import APPROXIMATIONS
+from support.exact.approximations import APPROXIMATIONS, EXAMPLE
 from support.exact.batch_noise import BatchNoise
 from support.exact.clipped_network import ClippedNetwork
 from support.exact.complexity import Finite, Linear
@@ -176,6 +176,7 @@ CALLS = {
     "exact.approximations": {
         **{approximation.evaluate.__name__: {"descent": DESCENT} for approximation in APPROXIMATIONS},
         "miss": {"covariance": SQUARE, "exact": SQUARE, "features": SQUARE},
+        "bracket": {"descent": EXAMPLE},
     },
     "exact.blurred": {"BlurredPopulation": {"population": POPULATION, "blur": np.eye(2), "variance": 1.0}},
     "exact.tails": {

@@ -275,6 +275,33 @@ def miss(covariance, exact, features) -> Miss:
     return Miss(loss, float(ratios[np.argmax(np.abs(ratios))]))
 
 
+def bracket(descent: Descent) -> tuple[float, float]:
+    """Bounds on Tr(AΣ) for every law of x, from moments of x alone: ``ℓ/(1 − η/η_mean)`` and ``ℓ/(1 − η/η_safe)``, the
+    latter infinite for η ≥ η_safe, with ℓ the trace by `small_rate` and
+
+        2/η_mean = ((1 − 1/b) Tr A² + E|x|⁴/b)/Tr A,    2/η_safe = (1 − 1/b) top + radius/b
+
+    with top and radius of the population. The largest stable rate lies between η_safe and η_mean. For a number η, no
+    momentum, no decay, and noise ``C_0 = (2L_0/b) A``, such as that of labels with one variance; raises WrongType, and
+    Refused otherwise or for η ≥ η_mean.
+
+    >>> [round(end, 6) for end in bracket(EXAMPLE)]  # one dimension: both are exact
+    [0.125, 0.125]
+    """
+    law, eta, p = a_descent(descent).population, descent.lr[0, 0], float(descent.noise.strength)
+    if descent.momentum or descent.decay.any() or not np.array_equal(descent.lr, eta * np.eye(len(descent.lr))):
+        raise Refused("the bracket is for a number lr, without momentum and decay: solve with support.exact.stationary")
+    if descent.noise.jitter or not np.allclose(descent.forcing, p * _loss(descent) * descent.hessian, rtol=1e-6):
+        raise Refused("the noise at the minimum is not 2L₀A/b, which the bracket needs: solve for Σ instead")
+    a, fourth = law.second_moment, float(np.trace(law.fourth(np.eye(len(law.optimum)))))
+    mean = eta * ((1 - p) * np.sum(a * a) + p * fourth) / 2 / np.trace(a)
+    safe = eta * ((1 - p) * law.top + p * law.radius) / 2
+    if not mean < 1:
+        raise Refused(f"lr = {eta:.6g} is unstable: the second moment ends below {eta / mean:.6g}; lower it")
+    small = eta * p * _loss(descent) * np.trace(a) / 2
+    return float(small / (1 - mean)), float(small / (1 - safe)) if safe < 1 else np.inf
+
+
 def _loss(descent):
     """2L_0: twice the loss at θ*, without the penalty."""
     shift = descent.shift

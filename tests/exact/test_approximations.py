@@ -10,7 +10,7 @@ import pytest
 
 from support.errors import Refused
 from support.exact import ziyin, ziyin_applications
-from support.exact.approximations import APPROXIMATIONS, miss
+from support.exact.approximations import APPROXIMATIONS, bracket, miss
 from support.exact.batch_noise import BatchNoise, fixed, matched
 from support.exact.ornstein_uhlenbeck import OrnsteinUhlenbeck
 from support.exact.populations import FinitePopulation, GaussianPopulation
@@ -263,18 +263,35 @@ def test_what_is_missing_of_the_loss(momentum):
         assert -1e-9 <= -found["constant noise"] <= gain(descent) + 1e-7
 
 
-def test_the_share_of_the_edge_from_moments_of_the_inputs():
-    """Between η/η_mean and η/η_safe, for a rate that is a number: no solver is needed."""
+def test_the_bracket_holds_for_every_law():
+    """And from two rates alone: that of safety and that of the mean, between which the edge lies."""
     rng = np.random.default_rng(6)
     for descent, share in (random_problem(rng, 0.0) for _ in range(12)):
-        law, p = descent.population, float(descent.noise.strength)
-        start = descent.changed(lr=1e-3)
-        eta = share * headroom(start) * 1e-3
-        features, size = law.second_moment, np.trace(law.fourth(np.eye(len(law.optimum))))  # E |x|⁴
-        low = eta * ((1 - p) * np.sum(features**2) + p * size) / 2 / np.trace(features)
-        high = eta * ((1 - p) * law.top + p * law.radius) / 2
-        assert low - 1e-9 <= -losses(start.changed(lr=eta))["small rate"] <= share + 1e-7
-        assert low - 1e-9 <= share <= high + 1e-7
+        edge = headroom(start := descent.changed(lr=1e-3)) * 1e-3
+        now = descent.changed(lr=share * edge)
+        exact = np.sum(descent.population.second_moment * stationary(now).covariance)
+        low, high = bracket(now)
+        small = np.sum(descent.population.second_moment * NAMED["small rate"](now))
+        assert small <= low <= exact * (1 + 1e-9) and exact <= high * (1 + 1e-9)
+        ends = [
+            1e-3 / (1 - np.trace(descent.population.second_moment @ NAMED["small rate"](start)) / end)
+            for end in bracket(start)
+        ]
+        assert ends[1] <= edge * (1 + 1e-6) and edge <= ends[0] * (1 + 1e-6)
+
+
+def test_where_there_is_no_bracket():
+    cases = {
+        "number lr": (MOVING, MATRIX, LABELS.changed(decay=0.1)),
+        "not 2L₀A/b": (DATA, LABELS.changed(noise=BatchNoise(0.2, 0.1))),
+        "unstable": (LABELS.changed(lr=2.5),),
+    }
+    for text, descents in cases.items():
+        for descent in descents:
+            with pytest.raises(Refused, match=text):
+                bracket(descent)
+    close = LABELS.changed(lr=0.97 * headroom(LABELS) * ETA)
+    assert bracket(close)[1] == math.inf  # between the safe rate and the edge
 
 
 def test_the_bound_on_a_rate_of_any_law_is_attained():
