@@ -24,7 +24,7 @@ from support.exact.matrices import symmetric
 from support.exact.populations import FinitePopulation, GaussianPopulation
 from support.exact.second_moments import Descent
 from support.exact.stationary import Stationary, decay_window, gain, headroom, input_noise, stationary
-from support.exact.tail_range import tail_range
+from support.exact.tail_range import fluctuates, tail_range
 from support.sampling import MiniBatch
 
 CLOSE = 0.1  # the relative error up to which an approximation serves
@@ -33,7 +33,7 @@ NAMES = tuple(one.name for one in APPROXIMATIONS)
 CANDIDATES = tuple(a for a in APPROXIMATIONS if a.evaluate not in (bare_hessian, printed_formula))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strength:
     """The noise of one setting; `strength` makes it. descent: the SGD that was solved; features: A = E xxᵀ of clean
     inputs, (d, d); optimum: the best parameters on clean data, (d,); b: batch size; replace: whether batches are drawn
@@ -151,7 +151,7 @@ class Strength:
         """The relative errors of every approximation that applies, by name, the simplest first; empty where nothing
         fluctuates.
         """
-        if not np.sum(self.features * self.covariance) > 0:
+        if not fluctuates(self.descent):
             return {}
         guesses = {one.name: one.evaluate(self.descent) for one in APPROXIMATIONS}
         return {name: miss(g, self.covariance, self.features) for name, g in guesses.items() if g is not None}

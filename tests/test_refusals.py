@@ -196,6 +196,7 @@ CALLS = {
     },
     "exact.tail_range": {
         "tail_range": {"descent": DESCENT, "b": 2, "replace": True},
+        "fluctuates": {"descent": DESCENT},
         "even_moment_growth": {"order": 2, "scale": 0.5, "b": 2, "momentum": 0.1, "keep": 1.0},
     },
     "exact.ziyin": {

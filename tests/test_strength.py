@@ -195,6 +195,15 @@ def test_noise_that_vanishes():
     assert "nothing fluctuates" in str(one) and one.excess == 0
 
 
+def test_labels_that_are_met_exactly():
+    wide = np.random.default_rng(2).normal(size=(4, 6))
+    one = strength(data=(wide, Y), lr=0.05, b=2)
+    assert one.still == 2 and one.misses == {} and one.tail == (math.inf,) * 2
+    assert one.train == pytest.approx(0, abs=1e-20) and "nothing fluctuates" in str(one)
+    assert strength(data=(wide, Y), lr=0.05, b=4, replace=False).misses == {}  # all samples: no noise
+    assert strength(data=(X, Y), lr=0.05, b=4, replace=False).misses == {}
+
+
 def test_curves_along_a_setting_are_settings():
     one = strength([1.0, 0.3], lr=0.2, b=4, momentum=0.2, decay=0.1, target=1.0)
     own = {"lr": 0.2, "b": 4, "momentum": 0.2, "decay": 0.1}

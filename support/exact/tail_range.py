@@ -45,13 +45,26 @@ def tail_range(descent: Descent, b: int, replace: bool = True) -> tuple[float, f
     _same_batch(descent, b, replace)
     if not gain(descent) < 1:
         return 0.0, math.inf
-    if not descent.forcing.any():
+    if not fluctuates(descent):
         return math.inf, math.inf
     if isinstance(population, GaussianPopulation) and population.factor == 1 and descent.modes is not None:
         return _gaussian(descent, b)
     if isinstance(population, FinitePopulation) and not descent.momentum:
         return _finite(descent, b, replace)
     return 2.0, math.inf
+
+
+def fluctuates(descent: Descent) -> bool:
+    """Whether a step at θ* has any noise beyond rounding: not where the labels are met exactly. Raises WrongType.
+
+    >>> met = FinitePopulation([[1.0], [2.0]], [0.3, 0.6])
+    >>> fluctuates(Descent(met, matched(2), 0.1)), fluctuates(Descent(met, matched(2), 0.1, decay=0.1))
+    (False, True)
+    """
+    law = a_descent(descent).population
+    labels = 2 * law.least_loss + law.optimum @ law.second_moment @ law.optimum  # E y²
+    unit = float(descent.noise.strength) * float(labels) * np.trace(law.second_moment)
+    return bool(np.trace(descent.forcing) > 1e-24 * unit)
 
 
 def even_moment_growth(order: int, scale: float, b: int, momentum: float = 0.0, keep: float = 1.0) -> float:
