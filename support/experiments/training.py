@@ -91,8 +91,8 @@ class Trainer:
     after each step; `ReduceLROnPlateau` with the training loss at each new point of the curves.
     chunk: samples of one forward and backward pass.  ghost: for BatchNorm on batch statistics, whose gradients depend
     on the samples that pass together: a step passes in ghost batches of exactly so many samples, in their order,
-    whatever the chunk; without it, a step of more than one chunk is refused.  passes: how a step's samples pass, with the
-    arguments and results of `support.msgd.backward_in_chunks`, which it is unless given.
+    whatever the chunk; without it, a step of more than one chunk is refused.  passes: how a step's samples pass, with
+    the arguments and results of `support.msgd.backward_in_chunks`, which it is unless given.
     additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
     measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first),
     or multiples of ``measure_every`` (`support.experiments.tracking.Track`); must leave the model, and the trainer's
