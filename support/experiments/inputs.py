@@ -13,8 +13,8 @@ from support.errors import Refused, WrongType, choice, integer, real, tensor, to
 
 
 class Pixels(nn.Module):
-    """Bytes to float32: ``x · scale + shift``, bit for bit what `support.experiments.data.split` gives for the `scaling`
-    of a data set. The layout in memory is kept. Raises WrongType for images that are not uint8.
+    """Bytes to float32: ``x · scale + shift``, bit for bit what `support.experiments.data.split` makes of them with the
+    same `support.experiments.data.scaling`. The layout in memory is kept. Raises WrongType for other images.
 
     >>> Pixels(2 / 255, -1)(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     tensor([[[[-1.,  1.]]]])
@@ -56,7 +56,9 @@ class Augment(nn.Module):
         self.generator, self.pad = torch_generator(generator), integer("pad", pad, 0)
         self.protocol = choice("protocol", protocol, ("paper", "code"))
         if self.generator.device.type != "cpu":
-            raise Refused(f"the generator is on {self.generator.device}: give one on the CPU, so that all devices agree")
+            raise Refused(
+                f"the generator is on {self.generator.device}: give one on the CPU, so that all devices agree"
+            )
 
     def extra_repr(self) -> str:
         """Its numbers, as torch prints a layer."""

@@ -1,5 +1,7 @@
 """The networks against the counts that papers and code print, and against the same layers written out by hand."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -44,7 +46,7 @@ def test_the_number_of_parameters_by_the_formula_of_each_layer():
     more = [6 * (18 * w * w + 2 * norm * w) for w in (16, 32, 64)]
     assert stem + norm * 16 + sum(blocks) + sum(more) + 65 * 10 == COUNTS["ResNet44"][0]
     channels = (3, 64, 128, 256, 256, 512, 512, 512, 512)
-    vgg = sum((9 * a + 1) * b for a, b in zip(channels, channels[1:], strict=False)) + 2 * 513 * 512 + 513 * 10
+    vgg = sum((9 * a + 1) * b for a, b in pairwise(channels)) + 2 * 513 * 512 + 513 * 10
     assert vgg == COUNTS["VGG11"][0]
 
 
