@@ -9,20 +9,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from support.errors import Refused, WrongType, choice, integer, real, tensor, torch_generator
+from support.errors import Refused, WrongType, boolean, choice, integer, real, tensor, torch_generator
 
 
 class Pixels(nn.Module):
     """Bytes to float32: ``x · scale + shift``, bit for bit what `support.experiments.data.split` makes of them with the
-    same `support.experiments.data.scaling`. The layout in memory is kept. Raises WrongType for other images.
+    same `support.experiments.data.scaling`. The layout in memory is kept.
+    colour: grey images get three equal channels, for networks that take colour.  Raises WrongType for images that are
+    not uint8.
 
     >>> Pixels(2 / 255, -1)(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     tensor([[[[-1.,  1.]]]])
     """
 
-    def __init__(self, scale: float = 1.0, shift: float = 0.0):
+    def __init__(self, scale: float = 1.0, shift: float = 0.0, colour: bool = False):
         super().__init__()
-        self.scale, self.shift = real("scale", scale), real("shift", shift)
+        self.scale, self.shift, self.colour = real("scale", scale), real("shift", shift), boolean("colour", colour)
 
     def extra_repr(self) -> str:
         """Its numbers, as torch prints a layer."""
@@ -33,7 +35,8 @@ class Pixels(nn.Module):
         if tensor("images", images).dtype != torch.uint8:
             raise WrongType(f"images are of type {images.dtype}: give bytes (uint8), or leave Pixels out")
         scaled = images.float().mul_(self.scale)
-        return scaled.add_(self.shift) if self.shift else scaled
+        scaled = scaled.add_(self.shift) if self.shift else scaled
+        return scaled.expand(-1, 3, -1, -1) if self.colour else scaled
 
 
 class Augment(nn.Module):
