@@ -17,6 +17,14 @@ def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def images():
     return torch.randint(0, 256, (12, 3, 6, 5), dtype=torch.uint8, generator=generator(0))
@@ -37,9 +45,10 @@ def test_pixels_are_those_of_the_split_bit_for_bit(pixels, brightest):
 
 
 def test_a_run_on_bytes_is_the_run_on_floats_bit_for_bit():
-    digits, curves = data.load(), []
+    images, labels = np.random.default_rng(1).integers(0, 17, (60, 8, 8), dtype=np.uint8), np.arange(60) % 10
+    some, curves = data.Images("some", (images, labels), (images, labels), brightest=16), []
     for as_bytes in (False, True):
-        parts = data.split(digits, 40, protocol="code", seed=1, pixels="unit", as_bytes=as_bytes)
+        parts = data.split(some, 40, protocol="code", seed=1, pixels="unit", as_bytes=as_bytes)
         torch.manual_seed(1)
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         net = nn.Sequential(Pixels(*data.scaling("unit", 16)), net) if as_bytes else net
@@ -56,6 +65,15 @@ def test_pixels_leave_the_images_and_keep_their_layout(images):
     found = Pixels(2 / 255, -1)(last)
     assert found.is_contiguous(memory_format=torch.channels_last) and torch.equal(images, before)
     torch.testing.assert_close(found.double(), images.double() * 2 / 255 - 1, rtol=0, atol=1e-6)
+
+
+def test_grey_images_become_colour_images_of_equal_channels(images):
+    grey, last = images[:, :1], images.contiguous(memory_format=torch.channels_last)
+    layer, plain = Pixels(1 / 255, colour=True), Pixels(1 / 255)
+    assert torch.equal(layer(grey), plain(grey.repeat(1, 3, 1, 1))) and torch.equal(layer(last), plain(images))
+    net = networks.VGG5(pixels=3 * 64)
+    digits = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=generator())
+    torch.testing.assert_close(net(layer(digits)), net(plain(digits.repeat(1, 3, 1, 1))))
 
 
 # --- augmentation
@@ -129,7 +147,7 @@ def test_gradients_pass_through(images):
 
 
 def test_a_run_with_augmentation_is_resumed_bit_for_bit(tmp_path):
-    images, labels = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8, generator=generator(0)), torch.arange(24)
+    images, labels = torch.randint(0, 256, (24, 3, 6, 6), dtype=torch.uint8, generator=generator(0)), torch.arange(24)
     there = Data.on("cpu", (images, labels % 3), (images, labels % 3), watched=24)
 
     def fresh(chunk=8):
@@ -160,6 +178,7 @@ def test_judging_sees_the_images_as_they_are(images):
         (lambda x: Pixels(1)(x.float()), "images are of type torch.float32: give bytes"),
         (lambda x: Pixels(1)(x.numpy()), "images is of type ndarray"),
         (lambda x: Pixels("unit"), "scale = 'unit' is not a number"),
+        (lambda x: Pixels(1, colour=1), "colour = 1 is not a boolean"),
         (lambda x: Pixels(1, float("nan")), "shift = nan is out of range"),
         (lambda x: Augment(1), "generator = 1 is no torch generator"),
         (lambda x: Augment(generator(), -1), "pad = -1 is out of range"),
