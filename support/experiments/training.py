@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
-from support.errors import Refused, WrongType, instance, integer, real, torch_generator
+from support.errors import Refused, WrongType, boolean, instance, integer, real, torch_generator
 from support.experiments import checkpoints, generators, judging, signals
 from support.experiments.judging import Data, cross_entropy
 from support.experiments.tracking import Measure, Track
@@ -91,7 +91,9 @@ class Trainer:
     after each step; `ReduceLROnPlateau` with the training loss at each new point of the curves.
     chunk: samples of one forward and backward pass.  ghost: for BatchNorm on batch statistics, whose gradients depend
     on the samples that pass together: a step passes in ghost batches of exactly so many samples, in their order,
-    whatever the chunk; without it, a step of more than one chunk is refused.
+    whatever the chunk; without it, a step of more than one chunk is refused.  dense: whether samples of weight zero
+    pass too, whose number is random under some laws, so that no ghost divides what is left.  passes: how a step's
+    samples pass, with the arguments and results of `support.msgd.backward_in_chunks`, which it is unless given.
     additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
     measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first),
     or multiples of ``measure_every`` (`support.experiments.tracking.Track`); must leave the model, and the trainer's
@@ -119,6 +121,8 @@ class Trainer:
         loss: PerSampleLoss = cross_entropy,
         chunk: int = 200,
         ghost: int | None = None,
+        dense: bool = False,
+        passes: Callable = backward_in_chunks,
         schedule: LRScheduler | None = None,
         additive: Additive | None = None,
         measure: Measure | None = None,
@@ -131,7 +135,8 @@ class Trainer:
         self.data = instance("data", data, Data, "give Data.on(device, train, test, watched)")
         self.generator, self.chunk = torch_generator(generator), integer("chunk", chunk, 1)
         self.ghost = None if ghost is None else integer("ghost", ghost, 2)
-        self.loss, self.schedule, self.additive = loss, schedule, additive
+        self.loss, self.schedule, self.additive, self.passes = loss, schedule, additive, passes
+        self.dense = boolean("dense", dense)
         self.track = None if measure is None else Track(measure, at=measure_at, every=measure_every)
         self.device = data.train[0].device
         self._check_parts()
@@ -145,6 +150,7 @@ class Trainer:
     def _check_parts(self) -> None:
         """Refuse parts that do not fit together."""
         _callable("loss", self.loss)
+        _callable("passes", self.passes)
         if self.additive is not None:
             _callable("additive", self.additive)
         if self.schedule is not None:
@@ -258,14 +264,15 @@ class Trainer:
         """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the
         schedule step.
         """
-        inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
-        passes, sums = (inputs, targets, weights, self.chunk, self.ghost), self.sums
+        inputs, targets, weights = draw(self.law, self.generator, *self.data.train, dense=self.dense)
+        sums = self.sums
 
         def gradient() -> torch.Tensor:
             nonlocal sums
             self.optimizer.zero_grad(set_to_none=True)
             parts = []
-            for weighted, total in backward_in_chunks(self.model, self.loss, *passes):
+            passing = self.passes(self.model, self.loss, inputs, targets, weights, self.chunk, self.ghost)
+            for weighted, total in passing:
                 sums += torch.stack((weighted, total / len(weights)))
                 parts.append(weighted)
             sums = torch.zeros_like(sums)  # an optimiser that asks again is not logged again
