@@ -187,6 +187,7 @@ def test_the_gain_bounds_what_constant_noise_misses():
         missed = -one.misses["constant noise"].loss
         assert (w.sum() + (w**2).sum() / w.sum()) / b <= missed + 1e-12 <= one.gain + 1e-9
         assert len(a) > 1 or missed == pytest.approx(one.gain)
+        assert 0 < -one.misses["small rate"].loss <= one.lr / one.largest_lr + 1e-9
 
 
 def test_noise_that_vanishes():
