@@ -110,7 +110,7 @@ def gain(descent: Descent) -> float:
         if not trace:
             return float(low)  # 𝒢 is diagonal; else the root of its secular equation
         return float(brentq(lambda g: 1 - trace * np.sum(weight / (g - pair * weight)), low * (1 + 1e-12), high + low))
-    return _top(_loop(descent), descent.hessian)
+    return _top(_loop(descent), descent.hessian, 20)
 
 
 def growth(descent: Descent) -> float:
@@ -125,11 +125,11 @@ def growth(descent: Descent) -> float:
     a_descent(descent)
     r = len(descent.rate)
     if descent.modes is not None:
-        return _top_vector(_entries(descent), np.repeat([1.0, 0.0, 1.0], r))
+        return _top_vector(_entries(descent), np.repeat([1.0, 0.0, 1.0], r), 64)
     if descent.momentum:
-        return _top(lambda joint: descent.carry(joint, descent.spread(joint[:r, :r])), np.eye(2 * r))
+        return _top(lambda joint: descent.carry(joint, descent.spread(joint[:r, :r])), np.eye(2 * r), 64)
     transition, kick = descent.transition
-    return _top(lambda s: transition @ s @ transition.T + kick @ descent.spread(s) @ kick.T, np.eye(r))
+    return _top(lambda s: transition @ s @ transition.T + kick @ descent.spread(s) @ kick.T, np.eye(r), 64)
 
 
 def headroom(descent: Descent) -> float:
@@ -309,7 +309,7 @@ def _entries(descent):
     return step
 
 
-def _top(positive, start):
+def _top(positive, start, width):
     """The largest eigenvalue of a positive map of symmetric matrices, from one inside of the cone."""
     size = len(start)
     rows, columns = np.triu_indices(size)
@@ -321,19 +321,21 @@ def _top(positive, start):
         after = positive(matrix + np.triu(matrix, 1).T)
         return after[rows, columns] / scale
 
-    return _top_vector(product, start[rows, columns] / scale)
+    return _top_vector(product, start[rows, columns] / scale, width)
 
 
-def _top_vector(product, start):
-    """The eigenvalue of largest real part, by Arnoldi: for a positive map it is the spectral radius."""
+def _top_vector(product, start, width):
+    """The eigenvalue of largest real part, by Arnoldi: for a positive map it is the spectral radius. width: vectors
+    kept; 𝒢 needs few, a step of momentum, which has many eigenvalues near the circle, needs more.
+    """
     count = len(start)
     if count <= 16:  # too small for Arnoldi
         dense = np.array([product(unit) for unit in np.eye(count)]).T
         return float(np.linalg.eigvals(dense).real.max())
     operator = LinearOperator((count, count), matvec=lambda vector: product(vector.ravel()), dtype=float)
     try:
-        wide = {"ncv": min(count, 64), "maxiter": 2000}  # with momentum many eigenvalues lie near the circle
-        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-11, **wide)
+        kept = {"ncv": min(count, width), "maxiter": 2000}
+        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-11, **kept)
     except ArpackError as error:
         raise NotFinite(f"the spectral radius was not found: {error}; take a smaller problem") from None
     return float(found[0].real)
