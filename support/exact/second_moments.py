@@ -149,6 +149,11 @@ class Descent:
         )
 
     @cached_property
+    def past(self) -> Lyapunov:
+        """``X = F X Fᵀ + Q`` for many Q. Raises Refused where the mean of θ does not settle."""
+        return Lyapunov(self.transition[0])
+
+    @cached_property
     def modes(self) -> Modes | None:
         """Common eigenbasis of A, Λ and Γ for a `GaussianPopulation`, where second moments need no more than their
         entries one by one and one trace; None where there is none.

@@ -20,7 +20,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigs, gmres
 
 from support.errors import NotFinite, Refused, array, real
 from support.exact.populations import GaussianPopulation
-from support.exact.second_moments import Descent, Lyapunov, a_descent
+from support.exact.second_moments import Descent, a_descent
 
 
 class Stationary(NamedTuple):
@@ -267,8 +267,7 @@ def _joint(descent, inner):
 
 def _loop(descent):
     """𝒢 as a function of C (r, r), and S."""
-    transition, kick = descent.transition
-    solve, r = Lyapunov(transition), len(descent.rate)
+    (_, kick), solve, r = descent.transition, descent.past, len(descent.rate)
 
     def loop(noise):
         return descent.spread(solve(kick @ noise @ kick.T)[:r, :r])
