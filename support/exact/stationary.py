@@ -160,7 +160,11 @@ def decay_window(descent: Descent) -> tuple[float, float]:
     """The numbers γ for which ``Γ + γI`` in place of Γ lets the second moment exist, an open interval; lr must be
     symmetric and positive. Raises WrongType for another type, Refused for another lr or where the window is empty.
 
-    Where A, Λ and Γ commute `gain` is convex in γ, which the search uses.
+    There is one interval where A, Λ and Γ commute, and for ``μ(r−1)² ≤ (1−μ)²r``, r the ratio of Λ's extreme
+    eigenvalues: without momentum, and for a number. Proof: let ``K̃ = Λ^½KΛ^½``, X = K̃⊗I, Y = I⊗K̃. `gain` is at most g
+    if and only if ``(1−μ)(X+Y) − [(1−μ)²XY − μ(X−Y)²]/(1−μ²)`` is at least 𝒞/g in these coordinates; in γ the left side
+    is a quadratic whose leading term ``−[(1−μ)²Λ⊗Λ − μ(Λ⊗I − I⊗Λ)²]/(1−μ²)`` is then nowhere positive, so that these γ
+    are an interval for every g. Otherwise there can be several; the one with the smallest gain on a grid is given.
 
     >>> from support.exact.batch_noise import matched
     >>> from support.exact.populations import GaussianPopulation
@@ -178,8 +182,12 @@ def decay_window(descent: Descent) -> tuple[float, float]:
         return 1 / (1 + gain(descent.changed(decay=descent.decay + decay * np.eye(len(lr))))) - 0.5
 
     if high > low:
-        tight = {"xatol": 1e-10 * (high - low)}
-        best = minimize_scalar(lambda decay: -slack(decay), bounds=(low, high), method="bounded", options=tight).x
+        points = np.linspace(low, high, 3 if _one_valley(descent) else 129)
+        values = np.array([slack(point) for point in points[1:-1]])
+        k, unstable = 1 + values.argmax(), np.flatnonzero(np.r_[True, values <= 0, True])
+        ends, tight = (points[k - 1], points[k + 1]), {"xatol": 1e-10 * (high - low)}
+        best = minimize_scalar(lambda decay: -slack(decay), bounds=ends, method="bounded", options=tight).x
+        low, high = points[unstable[unstable < k][-1]], points[unstable[unstable > k][0]]
         if slack(best) > 0:
             return _edge(slack, best, low), _edge(slack, best, high)
     raise Refused("no decay makes the second moment exist at this lr and batch: lower lr or take a larger batch")
@@ -212,6 +220,13 @@ def _edge(slack, inside, end):
     if slack(near) > 0:
         return float(end)
     return float(brentq(slack, inside, near, xtol=1e-13 * abs(end - inside), rtol=1e-13))
+
+
+def _one_valley(descent):
+    """Whether `gain` is known to have one valley in γ."""
+    rates, mu = np.linalg.eigvalsh(descent.lr), descent.momentum
+    spread = rates[-1] / rates[0]
+    return descent.modes is not None or mu * (spread - 1) ** 2 <= (1 - mu) ** 2 * spread
 
 
 def _mean_radius(descent):
