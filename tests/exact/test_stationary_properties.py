@@ -1,5 +1,5 @@
-"""Random valid problems: closed forms and Krylov's method against the direct solution, the solver against batches one by
-one in a dense Kronecker solution and against simulated runs, existence against a spectral radius in thousands of cases.
+"""Random valid problems: closed forms and Krylov's method against the direct solution, the solver against all batches
+in a dense Kronecker solution and against simulated runs, existence against a spectral radius in thousands of cases.
 """
 
 import itertools
@@ -43,7 +43,7 @@ def cases(count, seed):
 
 
 def test_label_noise_in_closed_form():
-    for rng in cases(150, 1):
+    for rng in cases(80, 1):
         d, a, axes, u, b, mu = setting(rng)
         rate = float(rng.random()) if rng.integers(2) else (axes * np.exp(rng.uniform(-1, 1, d))) @ axes.T
         rate = rng.uniform(0.02, 0.9) * largest_factor(a, rate, b, mu) * rate
@@ -69,7 +69,7 @@ def test_input_noise_in_closed_form():
 
 def test_weight_decay_in_closed_form():
     """Γ in the axes of A, down to −0.7 of its smallest eigenvalue."""
-    for rng in cases(150, 3):
+    for rng in cases(80, 3):
         d, a, axes, u, b, mu = setting(rng)
         decay = (axes * rng.uniform(-0.7, 1, d) * np.linalg.eigvalsh(a)[0]) @ axes.T
         rate = rng.uniform(0.02, 0.9) * largest_factor(a, 1.0, b, mu, decay)
@@ -95,7 +95,7 @@ def test_second_order_methods_and_the_scaling_of_rates_in_closed_form():
 
 
 def test_krylov_equals_the_direct_solution():
-    for rng in cases(60, 5):
+    for rng in cases(40, 5):
         d, a, axes, u, b, mu = setting(rng, 8)
         decay = (axes * rng.uniform(-0.5, 1, d) * np.linalg.eigvalsh(a)[0]) @ axes.T
         rate = (axes * np.exp(rng.uniform(-1, 1, d))) @ axes.T
@@ -110,7 +110,7 @@ def test_krylov_equals_the_direct_solution():
 
 def steps_of(x, y, weights, lr, mu, decay):
     """The step of every batch as T and t, (θ, m) ← T(θ, m) + t."""
-    d, one = x.shape[1], np.eye(x.shape[1])
+    one = np.eye(x.shape[1])
     for w in weights:
         slope, pull = (x.T * w) @ x + decay, (x.T * w) @ y
         yield (
@@ -142,7 +142,7 @@ def agree(descent, expected):
     assert (gain(descent) < 1) == (radius < 1)
     assert growth(descent) == pytest.approx(radius, rel=1e-8)
     if radius > 1:
-        with pytest.raises(Refused, match="take lr below|no factor"):
+        with pytest.raises(Refused, match=r"take lr below|no factor"):
             stationary(descent)
         return
     found = stationary(descent)
@@ -187,7 +187,7 @@ def test_gaussian_inputs_equal_three_nodes_a_direction():
 
 
 def simulated(draw, lr, mu, decay, start, runs, steps, rng):
-    """θ of independent runs after so many steps, (runs, d); draw(rng) gives a batch for each, (runs, b, d), (runs, b)."""
+    """θ of independent runs after so many steps, (runs, d); draw(rng) is a batch for each, (runs, b, d), (runs, b)."""
     theta, m = np.tile(start, (runs, 1)), np.zeros((runs, len(start)))
     for _ in range(steps):
         x, y = draw(rng)
@@ -250,10 +250,10 @@ def near(rng):
 
 @pytest.mark.parametrize("d", [1, 2])
 def test_predicted_stability_is_the_spectral_radius_for_gaussian_inputs(d):
-    """1500 cases in one dimension, 700 in two; half of them within 10 % of the edge."""
+    """1000 cases in one dimension, 500 in two; half of them within 10 % of the edge."""
     nodes = np.array(list(itertools.product([-math.sqrt(3), 0.0, math.sqrt(3)], repeat=d)))
-    chances, seen = np.where(nodes, 1 / 6, 2 / 3).prod(1), []
-    for rng in cases({1: 1500, 2: 700}[d], 9):
+    chances, seen, count = np.where(nodes, 1 / 6, 2 / 3).prod(1), [], {1: 1000, 2: 500}[d]
+    for rng in cases(count, 9):
         a, b, mu = np.exp(rng.uniform(-1, 1, d)), int(rng.integers(1, 30)), float(rng.choice([0.0, rng.random()]))
         lr = near(rng) * largest_factor(np.diag(a), 1.0, b, mu)
         x = nodes * np.sqrt(a)
@@ -264,13 +264,13 @@ def test_predicted_stability_is_the_spectral_radius_for_gaussian_inputs(d):
             predicted.add(label_noise_stable(np.diag(a), lr, b, mu))
             assert predicted == {bool(radius < 1)}
             seen.append(radius < 1)
-    assert len(seen) > 0.9 * {1: 1500, 2: 700}[d] and 0.3 < np.mean(seen) < 0.8
+    assert len(seen) > 0.9 * count and 0.3 < np.mean(seen) < 0.8
 
 
 @pytest.mark.parametrize("d", [1, 2])
 def test_predicted_stability_is_the_spectral_radius_for_data_sets(d):
-    """800 and 500 cases; any rate near a positive one, decays of either sign, momentum."""
-    count, seen = {1: 800, 2: 500}[d], []
+    """600 and 400 cases; any rate near a positive one, decays of either sign, momentum."""
+    count, seen = {1: 600, 2: 400}[d], []
     for rng in cases(count, 10):
         n, b = int(rng.integers(1, 6)), int(rng.integers(1, 10))
         x = rng.standard_normal((n + d - 1, d))
@@ -287,9 +287,9 @@ def test_predicted_stability_is_the_spectral_radius_for_data_sets(d):
 
 
 def test_the_window_of_decays_is_all_that_is_stable():
-    """Against the spectral radius on a grid of the decays at which the mean settles; Λ symmetric, A and Γ not with it."""
+    """Against the spectral radius on a grid of the decays at which the mean settles; Λ, A and Γ do not commute."""
     found = 0
-    for rng in cases(40, 11):
+    for rng in cases(30, 11):
         x = rng.standard_normal((4, 2))
         hessian, b = x.T @ x / 4, int(rng.integers(1, 30))
         mu = float(rng.choice([0.0, rng.random()]))
@@ -308,7 +308,7 @@ def test_the_window_of_decays_is_all_that_is_stable():
         except Refused:
             left = right = math.inf
         np.testing.assert_array_equal(stable, (left < grid) & (grid < right))
-    assert 15 < found < 40
+    assert 10 < found < 30
 
 
 def test_momentum_and_rates_far_apart_can_leave_two_windows_of_decays():
