@@ -359,7 +359,9 @@ def _unstable(descent, found):
     """Why, and what would help."""
     text = "the mean of θ does not settle" if math.isinf(found) else f"the second moment diverges, gain {found:.6g} ≥ 1"
     try:
-        text += f"; take lr below {headroom(descent):.6g} times the given one"
+        edge, lr = headroom(descent), descent.lr[0, 0]
+        one = np.array_equal(descent.lr, lr * np.eye(len(descent.lr)))
+        text += f"; take lr below {edge * lr:.6g}" if one else f"; take lr below {edge:.6g} times the given one"
     except Refused as refusal:
         return f"{text}: {refusal}"
     return text if math.isinf(found) else f"{text}, or a batch above {found:.6g} times the given one"

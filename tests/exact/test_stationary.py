@@ -306,8 +306,9 @@ def test_input_noise_is_label_noise():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 1.9}, "diverges, gain .* take lr below"),
-        ({"lr": 3.0}, "does not settle; take lr below"),
+        ({"lr": 1.9}, "diverges, gain .* take lr below 1.14286, or a batch above"),  # 2b/(d + b + 1)
+        ({"lr": 3.0}, "does not settle; take lr below 1.14286$"),
+        ({"lr": np.diag([1.9, 0.1])}, r"take lr below 0\.\d+ times the given one, or"),
         ({"decay": -2.0}, "does not settle: no factor"),
         ({"decay": -1.0}, "does not settle"),
         ({"momentum": 1.0}, "momentum = 1"),
