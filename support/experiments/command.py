@@ -148,10 +148,19 @@ def seconds_of(text: str) -> float:
 
 def run_preset(options: argparse.Namespace) -> int:
     """Make the records that are missing, seed by seed over the methods; the exit status is 1 if a run failed on the
-    way,
-    or a record that is there is damaged.
+    way, or a record that is there is damaged. All processes of torchrun make each run together.
     """
-    from support.experiments import data, plans, presets, records, runs
+    from support.experiments import runs, torchrun
+
+    if (processes := torchrun.started()) == 1:
+        return _run_preset(options, runs.record)
+    if options.jobs != 1:
+        raise RequestError(f"jobs = {options.jobs} beside {processes} processes of torchrun: leave --jobs out")
+    return torchrun.together(lambda: _run_preset(options, torchrun.record), options.device)
+
+
+def _run_preset(options: argparse.Namespace, record: Callable) -> int:
+    from support.experiments import data, plans, presets, records, runs, torchrun
 
     preset = presets.preset(options.preset)
     setting = preset.setting(options.scale)
@@ -178,8 +187,9 @@ def run_preset(options: argparse.Namespace) -> int:
     print(f"{preset.name}: {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}")
     print(f"{len(specs) - len(missing) - damaged} of {len(specs)} records are there", flush=True)
     planned = plans.read_all()
-    show = None if options.jobs == 1 else False
-    calls = [(s, plans.plan_of(s, planned), output, work, options.device, options.threads, show) for s in missing]
+    missing = torchrun.agreed(missing)
+    own = (output, work, options.device, options.threads, None if options.jobs == 1 else False, record)
+    calls = [(spec, plans.plan_of(spec, planned), *own) for spec in missing]
     return int(damaged + sum(_report(*done) for done in _in_turn(calls, options.jobs, options.threads)) > 0)
 
 
@@ -202,22 +212,25 @@ def _report(line: str, well: bool) -> bool:
     return not well
 
 
-def _one(spec, plan, output: Path, work: Path, device: str, threads: int, show: bool | None) -> tuple[str, bool]:
+def _one(
+    spec, plan, output: Path, work: Path, device: str, threads: int, show: bool | None, record: Callable
+) -> tuple[str, bool]:
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
-    from support.experiments import records, runs
+    from support.experiments import records, torchrun
 
     torch.set_num_threads(threads)
     title = f"{spec.method} seed {spec.seed}"
     try:
-        path = runs.record(spec, output, work, plan=plan, device=device, show=show)
+        path = record(spec, output, work, plan=plan, device=device, show=show)
     except (
         ValueError,
         ArithmeticError,
         RuntimeError,
         OSError,
     ) as error:  # from a loss that is not finite to a full disk
+        torchrun.part(title, error)
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from support import files
-from support.experiments import checkpoints, data, models, optimizers, records, regularised, variants
+from support.experiments import checkpoints, data, distributed, models, optimizers, records, regularised, variants
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.judging import LOSSES
 from support.experiments.plans import Plan
@@ -79,7 +79,7 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
         options |= {"measure": spread, "measure_at": (setting.steps,)}
         loss = spread.loss
     own = torch.Generator().manual_seed(stream(seed, "noise", variants.base(method)))
-    options |= {"generator": own, "loss": loss, "chunk": setting.chunk}
+    options |= {"generator": own, "loss": loss, "chunk": setting.chunk, "passes": distributed.shared()}
     return Trainer(model, optimizer, law(setting, method), drawn, **options)
 
 
