@@ -179,9 +179,10 @@ def _batch_norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]
             yield name, module
 
 
-def draw(law: Law, generator: torch.Generator, inputs, targets):
+def draw(law: Law, generator: torch.Generator, inputs, targets, *, dense: bool = False):
     """One sampling vector and the samples that it weighs: inputs, targets and weights of those whose weight a sparse
-    law left standing, or of all n. Raises WrongType, or Refused where there are not n samples.
+    law left standing, or of all n; ``dense`` leaves samples of weight zero in. Raises WrongType, or Refused where there
+    are not n samples.
 
     >>> from support.sampling import MiniBatch
     >>> law = MiniBatch(n=4, b=1)
@@ -192,7 +193,7 @@ def draw(law: Law, generator: torch.Generator, inputs, targets):
     if (m := _samples(inputs, targets)) != checked(law).n:
         raise Refused(f"the law is for n = {law.n} samples but {m} came: give the law the number of samples")
     weights, device = law.sample(None, torch_generator(generator)), next(batches.leaves(inputs)).device
-    if law.sparse:
+    if law.sparse and not dense:
         kept = weights.nonzero().squeeze(1)
         # an empty Bernoulli batch is a step of gradient zero: one sample of weight zero gives it
         kept = kept if len(kept) else kept.new_zeros(1)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from support.experiments.models import DigitsNet, LeNet, count_parameters, normal_init
-from support.msgd import MSGD, weighted_backward
+from support.msgd import MSGD, draw, weighted_backward
 from support.sampling import (
     NAMES,
     Bernoulli,
@@ -367,3 +367,10 @@ def test_networks_have_the_papers_sizes():
     )
     # a normal variable cut at two standard deviations keeps 0.8796 of its own
     assert 0.039 < cut.abs().max() <= 0.04 and cut.std().item() == pytest.approx(0.8796 * 0.02, rel=0.03)
+
+
+def test_samples_of_weight_zero_can_stay():
+    law, generator = by_name("SGD", n=6, b=2), torch.Generator().manual_seed(1)
+    inputs, targets, weights = draw(law, generator, torch.eye(6), torch.arange(6), dense=True)
+    again = law.sample(None, torch.Generator().manual_seed(1))
+    assert torch.equal(weights, again) and torch.equal(inputs, torch.eye(6)) and torch.equal(targets, torch.arange(6))

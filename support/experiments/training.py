@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
-from support.errors import Refused, WrongType, instance, integer, real, torch_generator
+from support.errors import Refused, WrongType, boolean, instance, integer, real, torch_generator
 from support.experiments import checkpoints, generators, judging, signals
 from support.experiments.judging import Data, cross_entropy
 from support.experiments.tracking import Measure, Track
@@ -91,8 +91,9 @@ class Trainer:
     after each step; `ReduceLROnPlateau` with the training loss at each new point of the curves.
     chunk: samples of one forward and backward pass.  ghost: for BatchNorm on batch statistics, whose gradients depend
     on the samples that pass together: a step passes in ghost batches of exactly so many samples, in their order,
-    whatever the chunk; without it, a step of more than one chunk is refused.  passes: how a step's samples pass, with
-    the arguments and results of `support.msgd.backward_in_chunks`, which it is unless given.
+    whatever the chunk; without it, a step of more than one chunk is refused.  dense: whether samples of weight zero
+    pass too, whose number is random under some laws, so that no ghost divides what is left.  passes: how a step's
+    samples pass, with the arguments and results of `support.msgd.backward_in_chunks`, which it is unless given.
     additive: called with the model and the generator after the backward pass; adds noise to the parameters' ``.grad``.
     measure: called with the model and the number of steps done when these are in ``measure_at`` (0: before the first),
     or multiples of ``measure_every`` (`support.experiments.tracking.Track`); must leave the model, and the trainer's
@@ -120,6 +121,7 @@ class Trainer:
         loss: PerSampleLoss = cross_entropy,
         chunk: int = 200,
         ghost: int | None = None,
+        dense: bool = False,
         passes: Callable = backward_in_chunks,
         schedule: LRScheduler | None = None,
         additive: Additive | None = None,
@@ -134,6 +136,7 @@ class Trainer:
         self.generator, self.chunk = torch_generator(generator), integer("chunk", chunk, 1)
         self.ghost = None if ghost is None else integer("ghost", ghost, 2)
         self.loss, self.schedule, self.additive, self.passes = loss, schedule, additive, passes
+        self.dense = boolean("dense", dense)
         self.track = None if measure is None else Track(measure, at=measure_at, every=measure_every)
         self.device = data.train[0].device
         self._check_parts()
@@ -261,7 +264,7 @@ class Trainer:
         """One step: draw W, pass the samples that it weighs, add the noise that is additive, let the optimiser and the
         schedule step.
         """
-        inputs, targets, weights = draw(self.law, self.generator, *self.data.train)
+        inputs, targets, weights = draw(self.law, self.generator, *self.data.train, dense=self.dense)
         sums = self.sums
 
         def gradient() -> torch.Tensor:

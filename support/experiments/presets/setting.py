@@ -27,8 +27,12 @@ class Setting:
     initialisation.  additive_every: steps between two looks of an additive noise at its covariance outside an escape.
     complexity: what is regularised and measured of local complexities; None for neither.  width: hidden units of a
     model that leaves them open.  loss: a name of `support.experiments.judging.LOSSES`.  init: "normal", or "fan_in" for
-    torch's own, uniform within one over the root of a layer's inputs; init_std then has no meaning.  spread: whether
-    mean and variance of the losses of all steps are measured, at the end.
+    torch's own, uniform within one over the root of a layer's inputs, or "he" for that of Wu et al.'s deep networks
+    (`support.experiments.models.he_init`); init_std then has no meaning.  spread: whether mean and variance of the
+    losses of all steps are measured, at the end.  halved: whether images are averaged down to half their height and
+    width.  as_bytes: whether images stay bytes until a network takes them, which is what a device has room for.
+    augment: random crops and flips at each step.  ghost: samples whose statistics BatchNorm takes together.
+    milestones: steps after which the learning rate falls to a tenth.
 
     A knob is never renamed, and a new one has the value that runs had before it: records are recognised by their knobs.
     """
@@ -59,6 +63,11 @@ class Setting:
     loss: str = "cross_entropy"
     init: str = "normal"
     spread: bool = False
+    halved: bool = False
+    as_bytes: bool = False
+    augment: bool = False
+    ghost: int | None = None
+    milestones: tuple[int, ...] = ()
 
     @property
     def knobs(self) -> dict:
