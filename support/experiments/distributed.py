@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import distributed
@@ -83,7 +84,7 @@ def slices(m: int, unit: int, ranks: int) -> list[tuple[int, int]]:
             f"{m} samples cannot be parted into ghost batches of exactly {unit}: choose a divisor of their number"
         )
     edges = [-(-rank * (m // unit) // ranks) * unit for rank in range(ranks + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 class Shared:
@@ -171,7 +172,7 @@ class _Known:
             if generators.hanging_on(module={**vars(module), "_modules": None}):
                 if not hasattr(module, "draw"):
                     raise RankError(
-                        f"module {name!r} draws random numbers: run it in one process, or give it draw(m), for m samples"
+                        f"module {name!r} draws random numbers: run it in one process, or give it draw(m) for m samples"
                     )
                 drawing.append(module)
         return cls(model, [p for p in model.parameters() if p.requires_grad], norms, unit, drawing)

@@ -37,11 +37,13 @@ from support.sampling import Bernoulli, MiniBatch
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is not there. Raises PresetError."""
+def check_device(device: str, there: bool = True) -> None:
+    """Refuse a device that does not exist, or, unless it need not be ``there``, that this machine lacks. Raises
+    PresetError.
+    """
     if device not in ("cpu", "cuda"):
         raise PresetError(f"device = {device!r} is unknown: choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    if there and device == "cuda" and not torch.cuda.is_available():
         raise PresetError(
             "device = 'cuda' was asked for, but torch sees no CUDA device: choose cpu, or install a torch built for "
             "CUDA"
@@ -92,19 +94,22 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
     return Trainer(model, optimizer, drawing, drawn, **options)
 
 
+def images(setting: Setting) -> data.Images:
+    """The data set of a setting. Raises DataError where it is missing."""
+    return data.load(setting.dataset, half=setting.halved)
+
+
 def _data(setting: Setting, seed: int, device: str) -> Data:
     chosen = {"draw_from": setting.draw_from, "corrupted": setting.corrupted, "pixels": setting.pixels}
     chosen |= {"as_bytes": True} if setting.as_bytes else {}
-    images = data.load(setting.dataset)
-    images = data.halved(images) if setting.halved else images
-    parts = data.split(images, setting.n, protocol=setting.protocol, seed=seed, **chosen)
+    parts = data.split(images(setting), setting.n, protocol=setting.protocol, seed=seed, **chosen)
     return Data.on(device, parts.train, parts.test, setting.watched)
 
 
 def _model(setting: Setting, shape: tuple[int, ...], seed: int, device: str, start: dict | None) -> torch.nn.Module:
     """The network at its start, for images of a shape; behind what scales bytes, where images are bytes."""
     generator = torch.Generator().manual_seed(stream(seed, "initialisation"))
-    classes = data.load(setting.dataset).classes
+    classes = images(setting).classes
     pixels = math.prod((3, *shape[1:]) if setting.as_bytes else shape)
     network = models.by_name(setting.model, pixels=pixels, width=setting.width, ghost=setting.ghost, classes=classes)
     if setting.init == "fan_in":

@@ -21,13 +21,12 @@ from torch import distributed
 
 from support import files
 from support.errors import Refused
-from support.experiments import checkpoints, records, runs
+from support.experiments import runs
 from support.experiments.distributed import RankError, RankLost, world
+from support.experiments.failures import OF_THE_MACHINE
 from support.experiments.runs import RunSpec
-from support.experiments.training import Diverged
 
 _SILENT = datetime.timedelta(minutes=10)  # after which a rank counts as lost
-_OWN = (OSError, files.LockError, files.FileError, checkpoints.CheckpointError, records.RecordError, RankLost)
 
 
 def started() -> int:
@@ -116,10 +115,10 @@ def _kept(spec: RunSpec, folder: Path, work: Path) -> dict[str, bytes]:
 def alike(error: Exception) -> bool:
     """Whether all processes of a run have an error: one that follows from its numbers, not from a disk or a device.
 
-    >>> alike(Diverged("the loss is not finite")), alike(OSError(28, "No space left on device"))
+    >>> alike(RankError("the ranks do not begin alike")), alike(OSError(28, "No space left on device"))
     (True, False)
     """
-    return isinstance(error, Refused | ArithmeticError) and not isinstance(error, _OWN)
+    return isinstance(error, Refused | ArithmeticError) and not isinstance(error, (*OF_THE_MACHINE, RankLost))
 
 
 def part(title: str, error: Exception) -> None:
