@@ -135,17 +135,32 @@ def load(name: str = "digits", *, half: bool = False) -> Images:
     """
     if instance("name", name, str, "give a data set's name such as 'digits'") not in NAMES:
         raise DataError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
+    read = _load_half if boolean("half", half) else _load
     folder = os.environ.get("SUPPORT_DATA")
-    return _load(name, Path(folder).expanduser() if folder else None)
-
-
-@lru_cache(maxsize=2)
-def _load(name: str, folder: Path | None) -> Images:
-    if folder is not None and not folder.is_dir():
+    if not folder:
+        return read(name, None)
+    if not (folder := Path(folder).expanduser()).is_dir():
         raise DataError(
             f"SUPPORT_DATA = {folder} is no folder: set it to the folder with the data files, or unset it to download "
             f"them"
         )
+    return read(name, folder)
+
+
+@lru_cache(maxsize=2)
+def _load_half(name: str, folder: Path | None) -> Images:
+    path = folder / f"{name}{HALF}.npz" if folder else None
+    if path is None or not path.is_file():
+        return halved(_load(name, folder))
+    height, width, *colours = SOURCES[name].shape
+    source = replace(SOURCES[name], shape=(height // 2, width // 2, *colours))
+    arrays = read_npz(path, "x_train", "y_train", "x_test", "y_test")
+    parts = _checked(name, "train", tuple(arrays[:2]), source), _checked(name, "test", tuple(arrays[2:]), source)
+    return Images(f"{name} at {height // 2} x {width // 2}", *parts, classes=source.classes)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, folder: Path | None) -> Images:
     if name == "digits":
         return _digits(folder)
     source = SOURCES[name]

@@ -251,7 +251,7 @@ def file_archive(archive: Path, folder: Path, work: Path, chosen: Sequence[Plan]
     filed, refused = [], []
     try:
         # the whole of it first: its checksum stands at its end, where tarfile does not look
-        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive.read_bytes()))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive.read_bytes())), mode="r:") as tar:
             members = [(m.name, tar.extractfile(m).read()) for m in tar if m.isfile() and m.size <= _LARGEST]
     except FileNotFoundError:
         raise QueueError(f"there is no archive {archive}: name the one that the queue wrote") from None
