@@ -7,7 +7,8 @@ step is copied into tensors that stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -16,7 +17,24 @@ from support.errors import instance
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their workspaces
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def undone(changes: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Give tensors back, at the end of a `with` block, the numbers that they had at its beginning.
+
+    >>> total = torch.zeros(())
+    >>> with undone([total]):
+    ...     _ = total.add_(1)
+    >>> total
+    tensor(0.)
+    """
+    changes = [instance("changes", one, torch.Tensor, "give the tensors that the work writes into") for one in changes]
+    before = [one.detach().clone() for one in changes]
+    yield
+    with torch.no_grad():
+        for one, kept in zip(changes, before, strict=True):
+            one.copy_(kept)
+
+
 def recorded(
     work: Callable[[], None], device: torch.device | str, changes: Iterable[torch.Tensor]
 ) -> Callable[[], None]:
@@ -29,21 +47,18 @@ def recorded(
 
     >>> total = torch.zeros(())
     >>> play = recorded(lambda: total.add_(1), "cpu", [total])
-    >>> play(), play(), total
-    (None, None, tensor(2.))
+    >>> play(), play()
+    (None, None)
+    >>> total
+    tensor(2.)
     """
-    changes = [instance("changes", one, torch.Tensor, "give the tensors that the work writes into") for one in changes]
-    before = [one.detach().clone() for one in changes]
-    replay = (_captured if torch.device(device).type == "cuda" else _rehearsed)(work)
-    for one, kept in zip(changes, before, strict=True):
-        one.copy_(kept)
-    return replay
+    with undone(changes):
+        return (_captured if torch.device(device).type == "cuda" else _rehearsed)(work)
 
 
 def _repeated(work: Callable[[], None]) -> None:
-    with torch.enable_grad():
-        for _ in range(WARM_UPS):
-            work()
+    for _ in range(WARM_UPS):
+        work()
 
 
 def _rehearsed(work: Callable[[], None]) -> Callable[[], None]:
@@ -63,6 +78,6 @@ def _captured(work: Callable[[], None]) -> Callable[[], None]:
         _repeated(work)
     here.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), torch.enable_grad():
+    with torch.cuda.graph(graph):
         work()
     return graph.replay

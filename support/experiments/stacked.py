@@ -49,8 +49,12 @@ class Stacked:
             name: torch.stack([one[name].detach() for one in alike]).requires_grad_(parameter.requires_grad)
             for name, parameter in first.named_parameters()
         }
-        template = copy.deepcopy(first)
-        self.template = _unfolded(template) if boolean("unfold", unfold) else template
+        self._templates = {False: copy.deepcopy(first), True: _unfolded(copy.deepcopy(first))}
+        self.unfold(unfold)
+
+    def unfold(self, unfold: bool) -> None:
+        """From now on, convolutions unfolded or as they are."""
+        self.template = self._templates[boolean("unfold", unfold)]
 
     @property
     def trained(self) -> list[torch.Tensor]:
@@ -65,8 +69,10 @@ class Stacked:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            said = " ".join(str(error).split())
-            raise StackingError(f"{type(self.models[0]).__name__} cannot be stacked ({said}): run each alone") from error
+            said = " ".join(str(error).split()).partition(". ")[0]
+            raise StackingError(
+                f"{type(self.models[0]).__name__} cannot be stacked ({said}): run each alone"
+            ) from error
 
     @torch.no_grad()
     def give(self) -> None:
