@@ -59,8 +59,6 @@ def why_alone(trainer: Trainer) -> str:
 
 
 def _check(trainers: Sequence[Trainer]) -> None:
-    if not trainers:
-        raise JoinError("no run came: give at least one")
     for number, trainer in enumerate(trainers):
         if why := why_alone(trainer):
             raise JoinError(f"run {number} cannot go with others, since {why}: run it alone")

@@ -67,6 +67,8 @@ def run(
     [[0, 10, 20], [0, 10, 20]]
     """
     trainers = [instance("a trainer", one, Trainer, "give those of support.experiments.training") for one in trainers]
+    if not trainers:
+        raise JoinError("no run came: give at least one")
     steps, every = integer("steps", steps, 1), integer("evaluate_every", evaluate_every, 1)
     save_every_s, deadline = real("save_every_s", save_every_s, 0), deadline and real("deadline", deadline)
     for number, (name, given) in enumerate((("checkpoints", checkpoints), ("identities", identities))):
@@ -97,18 +99,18 @@ class _Journey:
         """All there is to do."""
         if self.keeps:
             self._each(self.trainers, lambda one: one._resume(self.checkpoints[one], self.identities[one], self.steps))
-        final: dict[Trainer, Run] = {}
+        final: dict[Trainer, Run] | None = None
         with signals.held() if self.keeps else contextlib.nullcontext([]) as self.stop:
             # those that a killed process left behind catch up first
             levels = sorted({one.steps_done for one in self._left(self.trainers)})
             for level, following in itertools.pairwise([*levels, self.steps]):
                 here = [one for one in self._left(self.trainers) if one.steps_done == level]
-                if here and not self._ends:
+                if here and not (self._ends and final is not None):
                     program = Program(here, **options)
                     self._go(program, following, show)
                     final = self._finals(program)
         for one in self._left(self.trainers):
-            if one not in final:
+            if one not in (final or {}):
                 self.lost[one] = OutOfTime(
                     f"out of time at step {one.steps_done:,} of {self.steps:,}: run it again, it goes on"
                 )
