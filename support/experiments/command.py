@@ -55,6 +55,8 @@ def add(commands) -> None:
     )
     queue.add_argument("--plans", metavar="A,B", help="plans, separated by commas (default: all of them)")
     queue.add_argument("--jobs", "-j", type=int, metavar="N", help="runs at a time (default: as many as fit)")
+    together = "runs that share a network in one program (default: on cuda)"
+    queue.add_argument("--together", action=argparse.BooleanOptionalAction, help=together)
     queue.add_argument("--dry-run", action="store_true", help="say what would be made and how long it will take")
     filing = action(
         "import",
@@ -363,6 +365,7 @@ def run_queue(options: argparse.Namespace) -> int:
     for folder in (output, work):
         records.check_folder(folder)
     own = {"device": options.device, "budget_s": budget, "output": output, "work": work, "workers": workers}
+    own["together"] = options.device == "cuda" if options.together is None else options.together
     tally = queue.run(jobs, **own, say=lambda line: print(line, flush=True))
     return int(tally.failed > 0)
 

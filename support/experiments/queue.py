@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from support import files
 from support.errors import Refused
 from support.experiments import plans, records
+from support.experiments import together as joint
 from support.experiments.plans import Plan
 from support.experiments.runs import START, RunSpec, check_device, record
 from support.experiments.training import OutOfTime
@@ -27,7 +28,7 @@ from support.jobs import run as run_jobs
 
 ARCHIVE = "records.tar.gz"
 RECORDS = "records"  # inside the work folder
-PRELOAD = ("support.experiments.runs",)  # torch takes seconds to import, many runs take no more
+PRELOAD = ("support.experiments.together",)  # torch takes seconds to import, many runs take no more
 _LARGEST = 2**27  # of a member of an archive
 _GRACE_S = 30.0  # for a run to write its checkpoint when time is up
 
@@ -97,15 +98,26 @@ def run(
     output: Path,
     work: Path,
     workers: int,
+    together: bool = False,
     say: Callable[[str], None] = print,
 ) -> Tally:
     """Make records until all are there or the budget is spent. A run that lost its process is tried once more.
 
     output: folder of the archive.  work: folder of checkpoints, and of the records until the archive is filed.
+    together: first the runs that can share a program (`support.experiments.together`), a group after another; those
+    that turn out to need one of their own go with the others.
     """
     check_device(device)
     deadline, tally = time.time() + budget_s, Tally()
-    waiting = _with_starts(jobs)
+    left = list(jobs)
+    for told in _in_groups(jobs, work, device, deadline) if together else ():
+        for job, (outcome, line) in told:
+            if outcome != "alone":
+                left.remove(job)
+                setattr(tally, outcome, getattr(tally, outcome) + 1)
+            say(line)
+        pack(output / ARCHIVE, work / RECORDS, unfinished=work)
+    waiting = _with_starts(left)
     pending = {job.spec for job in waiting if job.spec.method == START}
 
     def calls() -> Iterator[tuple | None]:
@@ -140,6 +152,42 @@ def _with_starts(jobs: Sequence[Job]) -> list[Job]:
     return list(found.values())
 
 
+def _in_groups(
+    jobs: Sequence[Job], work: Path, device: str, deadline: float
+) -> Iterator[list[tuple[Job, tuple[str, str]]]]:
+    """Groups of runs made together, one after another: what became of each run, and a line about it."""
+    of = {job.spec: job for job in jobs}
+    groups = joint.parted(of)
+    calls = (([of[spec] for spec in group], work, device, deadline) for group in groups if time.time() < deadline)
+    for ended in run_jobs(_many, calls, workers=1, until=deadline + _GRACE_S, preload=PRELOAD):
+        group = ended.call[0]
+        lost = "late" if isinstance(ended.error, TimeUp) else "alone"
+        said = ended.result or [(lost, f"{lost}: {job.spec.title}: {ended.error}") for job in group]
+        yield list(zip(group, said, strict=True))
+
+
+def _many(group: Sequence[Job], work: Path, device: str, deadline: float) -> list[tuple[str, str]]:
+    """Runs of one program in a process of its own: what became of each ("alone": nothing yet), and a line about it."""
+    import torch
+
+    torch.set_num_threads(1)
+    begun, planned = time.perf_counter(), [job.plan for job in group]
+    own = {"planned": planned, "device": device, "deadline": deadline, "show": False}
+    found = joint.record([job.spec for job in group], work / RECORDS, work, **own)
+    share = (time.perf_counter() - begun) / len(group)
+    return [_told(job.spec, made, share) for job, made in zip(group, found, strict=True)]
+
+
+def _told(spec: RunSpec, made: Path | Exception, seconds: float) -> tuple[str, str]:
+    """What became of a run, and a line about it."""
+    if isinstance(made, OutOfTime):
+        return "late", f"left off: {spec.title}: {made}"
+    if isinstance(made, Exception):
+        return "alone" if isinstance(made, joint.JoinError) else "failed", f"error: {spec.title}: {made}"
+    accuracy = records.read(made)["final"]["test_accuracy"]
+    return "made", f"{spec.title}: test accuracy {accuracy:.4f}, {seconds:.0f} s"
+
+
 def _one(plan: Plan, spec: RunSpec, work: Path, device: str, deadline: float) -> tuple[str, str]:
     """One run in a process of its own: what became of it, and a line about it."""
     import torch
@@ -147,13 +195,10 @@ def _one(plan: Plan, spec: RunSpec, work: Path, device: str, deadline: float) ->
     torch.set_num_threads(1)
     begun = time.perf_counter()
     try:
-        path = record(spec, work / RECORDS, work, plan=plan, device=device, deadline=deadline, show=False)
-    except OutOfTime as error:
-        return "late", f"left off: {spec.title}: {error}"
+        made = record(spec, work / RECORDS, work, plan=plan, device=device, deadline=deadline, show=False)
     except (Refused, ArithmeticError, RuntimeError, OSError) as error:
-        return "failed", f"error: {spec.title}: {error}"
-    accuracy = records.read(path)["final"]["test_accuracy"]
-    return "made", f"{spec.title}: test accuracy {accuracy:.4f}, {time.perf_counter() - begun:.0f} s"
+        made = error
+    return _told(spec, made, time.perf_counter() - begun)
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support import jobs as queue_jobs
 from support.__main__ import main
 from support.experiments import plans, queue, records, runs
 from support.experiments.queue import QueueError
@@ -109,6 +110,50 @@ def test_a_run_is_stopped_in_time_packed_and_goes_on_elsewhere(tree, monkeypatch
     torch.set_num_threads(1)
     whole = runs.run(spec, show=False)
     assert resumed["curves"] == runs._shortened(whole.curves) and resumed["final"] == whole.final
+
+
+def test_runs_of_one_network_go_together_and_are_filed_as_any_other(tree, capsys):
+    own = ["--budget", "1h", "-j", "1", "--work", "work", "--plans", "b.first", "--together"]
+    assert main(["experiments", "queue", *own, "-o", "out"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("test accuracy") == 4 and "4 of 4 records made" in said
+    assert main(["experiments", "import", "out/records.tar.gz", "--work", "work2"]) == 0
+    assert "4 filed, 0 refused" in capsys.readouterr().out
+    plan = next(plan for plan in plans.read_all() if plan.name == "b.first")
+    walls = [records.read(spec.path(tree / "notebooks" / "records"))["provenance"]["wall_s"] for spec in plan.runs()]
+    assert len(set(walls)) == 1, "their shares of one program's time"
+
+
+def test_a_group_is_stopped_in_time_and_goes_on_alone(tree, monkeypatch):
+    """What must go alone is left to the others; a group that is late leaves its checkpoints to them."""
+    plan, later = sorted(plans.read_all(), key=lambda plan: plan.name, reverse=True)
+    jobs = [queue.Job(plan, spec) for spec in plan.runs()] + [queue.Job(later, next(iter(later.runs())))]
+    with monkeypatch.context() as patch:
+        patch.setattr("support.experiments.together._PIECE", 5)
+        told = queue._many(jobs, tree / "work", "cpu", 1.0)
+    assert [outcome for outcome, _ in told] == ["late"] * 4 + ["alone"]
+    assert "out of time at step 5 of 40" in told[0][1] and "it leaves from a start: run it alone" in told[4][1]
+    assert queue._one(plan, jobs[0].spec, tree / "work", "cpu", time.time() + 600)[0] == "made"
+    assert [outcome for outcome, _ in queue._many(jobs[:4], tree / "work", "cpu", time.time() + 600)] == ["made"] * 4
+    assert not list((tree / "work").rglob("*.pt")) and not list((tree / "work").rglob("*.begun"))
+
+
+def test_a_group_whose_process_is_lost_goes_alone(tree, monkeypatch):
+    plan = next(plan for plan in plans.read_all() if plan.name == "b.first")
+    jobs, tally = [queue.Job(plan, spec) for spec in plan.runs()], []
+
+    def run_jobs(function, calls, **options):
+        for call in calls:
+            if function is queue._many:
+                yield queue_jobs.Ended(call, error=queue_jobs.Lost("its process ended twice"))
+            else:
+                yield queue_jobs.Ended(call, result=("made", call[1].title))
+
+    monkeypatch.setattr(queue, "run_jobs", run_jobs)
+    own = {"device": "cpu", "budget_s": 60, "output": tree / "out", "work": tree / "work", "workers": 1}
+    found = queue.run(jobs, **own, together=True, say=tally.append)
+    assert (found.made, found.failed, found.late) == (4, 0, 0)
+    assert tally[0] == "alone: wu.fig1a smoke SGD seed 1: its process ended twice"
 
 
 def children(process):
