@@ -10,7 +10,8 @@ not zero are evaluated.
 **Ghost batches** (Hoffer et al. 2017). Where BatchNorm uses the statistics of the batch, a sample's loss depends on
 those evaluated with it, and so would the step on the chunks that memory allows. ``ghost=g`` makes that part of the
 definition: the samples are cut, in their order, into batches of exactly g, each is normalised by itself, and ``∇(Σ W_i
-ℓ_i)`` is that of these losses, covariance of C only if the statistics stood still.
+ℓ_i)`` is that of these losses, covariance of C only if the statistics stood still. A layer with a ``ghost`` of its own
+(`support.experiments.ghost`) does the same, and takes chunks of any multiple of it.
 """
 
 from __future__ import annotations
@@ -133,18 +134,23 @@ def _samples(inputs, targets) -> int:
 def _passes(model: torch.nn.Module, m: int, chunk: int | None, ghost: int | None) -> int:
     """The samples of one pass. Raises Refused where it would change what BatchNorm makes of them."""
     _check(chunk, ghost)
-    if ghost is not None:
-        if m % ghost:
-            raise Refused(
-                f"{m} samples cannot be parted into ghost batches of exactly {ghost}: choose a divisor of their number"
-            )
-        return ghost
-    size = m if chunk is None else chunk
-    if size < m and (name := batch_statistics(model)) is not None:
+    if ghost is not None and m % ghost:
         raise Refused(
-            f"module {name!r} normalises by the statistics of the batch, so chunks of {size} would change the loss of "
-            f"{m} samples: give chunk=None, ghost={size} for ghost batches of that size, or call model.eval()"
+            f"{m} samples cannot be parted into ghost batches of exactly {ghost}: choose a divisor of their number"
         )
+    size = ghost or chunk or m
+    for name, module in _batch_norms(model):
+        own = getattr(module, "ghost", None)  # a layer that parts what it gets into ghost batches of its own
+        if own is None and ghost is None and size < m:
+            raise Refused(
+                f"module {name!r} normalises by the statistics of the batch, so chunks of {size} would change the loss "
+                f"of {m} samples: give chunk=None, ghost={size} for ghost batches of that size, or call model.eval()"
+            )
+        if own is not None and (m % own or (size < m and size % own)):
+            what = f"{m} samples are" if m % own else f"a chunk of {size} is"
+            raise Refused(
+                f"module {name!r} normalises ghost batches of {own}, and {what} no multiple of them: give one that is"
+            )
     return size
 
 
@@ -162,11 +168,15 @@ def batch_statistics(model: torch.nn.Module) -> str | None:
     >>> batch_statistics(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
     '1'
     """
+    return next((name for name, _ in _batch_norms(model)), None)
+
+
+def _batch_norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every BatchNorm that normalises by the batch at hand, by name."""
     for name, module in instance("model", model, torch.nn.Module, "give a torch.nn.Module").named_modules():
         batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
         if batch_norm and (module.training or module.running_mean is None):
-            return name
-    return None
+            yield name, module
 
 
 def draw(law: Law, generator: torch.Generator, inputs, targets, *, dense: bool = False):

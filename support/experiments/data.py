@@ -1,48 +1,37 @@
-"""The images of the experiments: FashionMNIST, MNIST, CIFAR-10, and the small digits of scikit-learn.
+"""The images of the experiments: FashionMNIST, MNIST, CIFAR-10, CIFAR-100, SVHN, and scikit-learn's small digits.
 
 `load` looks in the folder that the environment variable ``SUPPORT_DATA`` names; without it, the official files are
 downloaded once, compared with their published checksums, and kept in a cache. What a file holds is checked before it is
-used: format, shape, labels, counts. `split` then takes a training set and an evaluation set as the papers do, or as
-their code does.
+used: format, shape, labels, counts. `halved` makes small images of large ones. `split` then takes a training set and an
+evaluation set as the papers do, or as their code does.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import math
 import os
-import struct
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from support.errors import Refused, instance, integer
+from support.errors import boolean, choice, instance, integer
+from support.experiments.readers import DataError, Part, cifar_folder, mnist_folder, read_npz, svhn_folder
 from support.experiments.seeding import stream
-
-Part = tuple[np.ndarray, np.ndarray]
-
-
-class DataError(Refused):
-    """Data that is missing, damaged or of another form; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Images:
     """A data set. train, test: the official files as (images, labels), uint8 of shape (m, height, width[, 3]) and (m,).
-    brightest: largest pixel value.
+    brightest: largest pixel value.  classes: number of labels.
     """
 
     name: str
     train: Part
     test: Part
     brightest: int = 255
+    classes: int = 10
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,8 @@ class Source:
     """What a data set is: shape of an image, images of the training and test files, the official files (name: md5) at
     ``url``, their reader.
 
-    folders: where the official files may stand inside ``SUPPORT_DATA``.
+    folders: where the official files may stand inside ``SUPPORT_DATA``.  unpacked: what stands there of an archive that
+    was unpacked.  classes: number of labels.
     """
 
     shape: tuple[int, ...]
@@ -59,105 +49,8 @@ class Source:
     files: dict[str, str]
     read: Callable[[Path], tuple[Part, Part]]
     folders: tuple[str, ...]
-
-
-# --- readers ----------------------------------------------------------------------------------------------------------
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes in the idx format of the MNIST family (big-endian sizes, then the values), gzipped or not.
-    Raises DataError for a damaged file.
-    """
-    content = _bytes(_path(path))
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(f"{path} is no idx file of bytes: replace it by the official file")
-    axes = content[3]
-    start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}I", content[4:start]) if len(content) >= start else ()
-    if len(content) != start + math.prod(shape) or not shape:
-        raise DataError(
-            f"{path} holds {len(content)} bytes, not the {start + math.prod(shape)} that its header promises: it is "
-            f"damaged, replace it"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def read_cifar(content: bytes, where: Path | str) -> Part:
-    """Images (m, 32, 32, 3) and labels (m,) from records of CIFAR-10's binary version: a label byte, then 3 x 32 x 32
-    bytes. Raises DataError if cut.
-    """
-    instance("content", content, bytes, "give the bytes of a file")
-    if not content or len(content) % 3073:
-        raise DataError(
-            f"{where} holds {len(content)} bytes, no multiple of the 3,073 of a CIFAR-10 record: it is damaged, "
-            f"replace it"
-        )
-    records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-    return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), records[:, 0].copy()
-
-
-def read_npz(path: Path, *names: str) -> list[np.ndarray]:
-    """Named arrays of a numpy .npz file, never unpickled. Raises DataError for a damaged file or a missing name."""
-    path = _path(path)
-    try:
-        with zipfile.ZipFile(path) as file:
-            # whole members: numpy stops where an array ends, and only their last byte brings their checksum
-            members = [io.BytesIO(file.read(f"{name}.npy")) for name in names]
-        return [np.lib.format.read_array(member, allow_pickle=False) for member in members]
-    except KeyError:
-        raise DataError(f"{path} lacks one of the arrays {', '.join(names)}: replace the file") from None
-    except Exception as error:  # a damaged file raises what the readers of its layers raise
-        raise DataError(f"{path} cannot be read ({error}): it is damaged, replace it") from error
-
-
-def _path(path) -> Path:
-    return Path(instance("path", path, (str, Path), "give the file's path"))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}): it is damaged, replace it") from error
-
-
-def _idx_folder(folder: Path) -> tuple[Part, Part]:
-    def part(kind: str) -> Part:
-        return tuple(read_idx(_plain_or_gz(folder, f"{kind}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
-
-    return part("train"), part("t10k")
-
-
-def _plain_or_gz(folder: Path, name: str) -> Path:
-    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-    if not found:
-        raise DataError(f"{folder} lacks {name}(.gz): put the official file there")
-    return found[0]
-
-
-_CIFAR_FILES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
-
-
-def _cifar_folder(folder: Path) -> tuple[Part, Part]:
-    archive = folder / "cifar-10-binary.tar.gz"
-    if archive.is_file():
-        try:
-            # the whole archive first: its checksum stands at its end, where tarfile does not look
-            with tarfile.open(fileobj=io.BytesIO(_bytes(archive))) as tar:
-                contents = {
-                    Path(m.name).name: tar.extractfile(m).read()
-                    for m in tar.getmembers()
-                    if Path(m.name).name in _CIFAR_FILES and m.isfile()
-                }
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            raise DataError(f"{archive} cannot be read ({error}): it is damaged, replace it") from error
-    else:
-        contents = {name: _bytes(folder / name) for name in _CIFAR_FILES if (folder / name).is_file()}
-    if missing := [name for name in _CIFAR_FILES if name not in contents]:
-        raise DataError(f"{folder} lacks {', '.join(missing)}: put the official files there")
-    parts = [read_cifar(contents[name], folder / name) for name in _CIFAR_FILES]
-    return tuple(np.concatenate(arrays) for arrays in zip(*parts[:5], strict=True)), parts[5]
+    unpacked: tuple[str, ...] = ()
+    classes: int = 10
 
 
 # --- where they are ---------------------------------------------------------------------------------------------------
@@ -175,13 +68,14 @@ _MNIST = (
     "9fb629c4189551a2d022fa330f9573f3",
     "ec29112dd5afa0611ce80d1b7f02629c",
 )
+_CIFAR_10 = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
 SOURCES = {
     "fashion_mnist": Source(
         shape=(28, 28),
         counts=(60_000, 10_000),
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         files=dict(zip(_IDX, _FASHION, strict=True)),
-        read=_idx_folder,
+        read=mnist_folder,
         folders=("fashion_mnist", "FashionMNIST/raw", "FashionMNIST"),
     ),
     "mnist": Source(
@@ -189,7 +83,7 @@ SOURCES = {
         counts=(60_000, 10_000),
         url="https://ossci-datasets.s3.amazonaws.com/mnist/",
         files=dict(zip(_IDX, _MNIST, strict=True)),
-        read=_idx_folder,
+        read=mnist_folder,
         folders=("mnist", "MNIST/raw", "MNIST"),
     ),
     "cifar10": Source(
@@ -197,15 +91,40 @@ SOURCES = {
         counts=(50_000, 10_000),
         url="https://www.cs.toronto.edu/~kriz/",
         files={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
-        read=_cifar_folder,
+        read=partial(cifar_folder, archive="cifar-10-binary.tar.gz", train=_CIFAR_10, test="test_batch.bin"),
         folders=("cifar10", "cifar-10-batches-bin", "."),
+        unpacked=_CIFAR_10,
+    ),
+    "cifar100": Source(
+        shape=(32, 32, 3),
+        counts=(50_000, 10_000),
+        url="https://www.cs.toronto.edu/~kriz/",
+        files={"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
+        read=partial(
+            cifar_folder, archive="cifar-100-binary.tar.gz", train=("train.bin",), test="test.bin", label_bytes=2
+        ),
+        folders=("cifar100", "cifar-100-binary", "."),
+        unpacked=("train.bin",),
+        classes=100,
+    ),
+    "svhn": Source(
+        shape=(32, 32, 3),
+        counts=(73_257, 26_032),
+        url="http://ufldl.stanford.edu/housenumbers/",
+        files={
+            "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+        },
+        read=svhn_folder,
+        folders=("svhn", "SVHN", "."),
     ),
 }
 NAMES = ("digits", *SOURCES)
 
 
 def load(name: str = "digits") -> Images:
-    """The data set ``name``: "digits", "fashion_mnist", "mnist" or "cifar10".
+    """The data set ``name``: "digits", "fashion_mnist", "mnist", "cifar10", "cifar100" or
+    "svhn".
 
     Raises DataError for an unknown name, a folder ``SUPPORT_DATA`` that is missing or lacks the files, and for files
     that are damaged.
@@ -230,7 +149,8 @@ def _load(name: str, folder: Path | None) -> Images:
         return _digits(folder)
     source = SOURCES[name]
     train, test = _from_folder(name, source, folder) if folder else source.read(_download(name, source))
-    return Images(name, _checked(name, "train", train, source), _checked(name, "test", test, source))
+    parts = (_checked(name, kind, part, source) for kind, part in (("train", train), ("test", test)))
+    return Images(name, *parts, classes=source.classes)
 
 
 def _from_folder(name: str, source: Source, folder: Path) -> tuple[Part, Part]:
@@ -247,8 +167,9 @@ def _from_folder(name: str, source: Source, folder: Path) -> tuple[Part, Part]:
             read_npz(folder / f"{name}_test.npz", "x", "y")
         )
     official = next(iter(source.files))
+    marks = (official, official.removesuffix(".gz"), *source.unpacked)
     for inner in source.folders:
-        if any((folder / inner / file).is_file() for file in (official, official.removesuffix(".gz"), _CIFAR_FILES[0])):
+        if any((folder / inner / file).is_file() for file in marks):
             return source.read(folder / inner)
     wanted = (
         f"{name}.npz, {name}_train*.npz with {name}_test.npz, or the official {official} in {', '.join(source.folders)}"
@@ -271,8 +192,8 @@ def _checked(name: str, kind: str, part: Part, source: Source) -> Part:
         name == "cifar10" and kind == "train" and 0 < len(images) < expected and len(images) % 10_000 == 0
     ):
         problem = f"{len(images)} images, not {expected}"
-    elif set(np.unique(labels)) != set(range(10)):
-        problem = "labels other than 0 to 9, or not all of them"
+    elif set(np.unique(labels)) != set(range(source.classes)):
+        problem = f"labels other than 0 to {source.classes - 1}, or not all of them"
     elif images.max() < 128:
         problem = "pixels that are all dark: a part of the file is missing"
     if problem:
@@ -338,10 +259,44 @@ def _digits(folder: Path | None) -> Images:
 # --- what is trained on -----------------------------------------------------------------------------------------------
 
 
+def halved(images: Images) -> Images:
+    """Images of half the side: means of 2 x 2 pixels, rounded to bytes (halves up), named "cifar10 at 16 x 16".
+
+    Raises DataError for a side that is odd.
+
+    >>> small = halved(load("digits"))
+    >>> small.name, small.train[0].shape
+    ('digits at 4 x 4', (797, 4, 4))
+    """
+
+    def half(part: Part) -> Part:
+        pixels = part[0].astype(np.uint16)
+        rows = pixels[:, ::2] + pixels[:, 1::2]
+        return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) // 4).astype(np.uint8), part[1]
+
+    height, width = instance("images", images, Images, "give what load(name) gives").train[0].shape[1:3]
+    if height % 2 or width % 2:
+        raise DataError(f"{images.name} has {height} x {width} pixels: only even sides can be halved")
+    name = f"{images.name.partition(' at ')[0]} at {height // 2} x {width // 2}"
+    return replace(images, name=name, train=half(images.train), test=half(images.test))
+
+
+def scaling(pixels: str, brightest: int = 255) -> tuple[float, float]:
+    """(scale, shift) of pixels that a network sees: "raw" (1, 0), "unit" (1/brightest, 0), "centred" (2/brightest, −1).
+    Raises Refused for another word.
+
+    >>> scaling("centred", brightest=16)
+    (0.125, -1.0)
+    """
+    brightest = integer("brightest", brightest, 1)
+    known = {"raw": (1.0, 0.0), "unit": (1 / brightest, 0.0), "centred": (2 / brightest, -1.0)}
+    return known[choice("pixels", pixels, known)]
+
+
 @dataclass(frozen=True)
 class Split:
-    """What a run learns from and what it is judged on: float32 images (m, channels, height, width), int64 labels;
-    ``chosen`` numbers the training images.
+    """What a run learns from and what it is judged on: images (m, channels, height, width), float32 or uint8, int64
+    labels; ``chosen`` numbers the training images.
     """
 
     train: Part
@@ -358,6 +313,7 @@ def split(
     pixels: str = "raw",
     draw_from: str = "test",
     corrupted: tuple[int, int] | None = None,
+    as_bytes: bool = False,
 ) -> Split:
     """A training set of n images from one official file and, for evaluation, the whole other file.
 
@@ -367,7 +323,10 @@ def split(
     pixels: "raw" keeps 0 to 255 (digits: 0 to 16), "unit" divides by the brightest value, "centred" maps them to [−1,
     1].
     corrupted: the chosen images from the first number on and before the second get labels drawn anew by ``seed``,
-    uniform over the 10 classes, so that a tenth of them stays right (Zhu et al. 2019, Section 5.3: (1000, 1200)).
+    uniform over the classes, so that a tenth of them stays right where there are 10 (Zhu et al. 2019, Section 5.3:
+    (1000, 1200)).
+    as_bytes: leave the images uint8, a quarter of the memory; `support.experiments.inputs.Pixels` with the `scaling` of
+    ``pixels`` then stands before the network.
     Raises DataError for a choice that does not exist, WrongType for what is no data set or no whole number.
 
     >>> found = split(load("digits"), 100, protocol="paper", seed=1, pixels="unit")
@@ -375,7 +334,7 @@ def split(
     ((100, 1, 8, 8), (797, 1, 8, 8))
     """
     instance("images", images, Images, "give what load(name) gives")
-    n, seed = integer("n", n), integer("seed", seed)
+    n, seed, as_bytes = integer("n", n), integer("seed", seed), boolean("as_bytes", as_bytes)
     if corrupted is not None:
         first, last = instance("corrupted", corrupted, (tuple, list), "give (first, last)")
         corrupted = integer("the first corrupted label", first), integer("the last corrupted label", last)
@@ -400,17 +359,19 @@ def split(
     chosen = np.arange(n)
     if protocol == "paper":
         chosen = np.random.default_rng(stream(seed, "subset")).permutation(len(source[0]))[:n]
-    scale = np.float32({"raw": 1, "unit": 1 / images.brightest, "centred": 2 / images.brightest}[pixels])
+    scale, shift = map(np.float32, scaling(pixels, images.brightest))
 
     def ready(part: Part) -> Part:
         pictures, labels = part
         pictures = pictures[:, None] if pictures.ndim == 3 else pictures.transpose(0, 3, 1, 2)
-        scaled = np.ascontiguousarray(pictures, np.float32) * scale
-        return scaled - np.float32(1) if pixels == "centred" else scaled, labels.astype(np.int64)
+        pictures = np.ascontiguousarray(pictures, np.uint8 if as_bytes else np.float32)
+        if not as_bytes:
+            pictures = pictures * scale + shift if shift else pictures * scale
+        return pictures, labels.astype(np.int64)
 
     labels = source[1][chosen]
     if corrupted is not None:
         labels[slice(*corrupted)] = np.random.default_rng(stream(seed, "labels")).integers(
-            0, 10, corrupted[1] - corrupted[0]
+            0, images.classes, corrupted[1] - corrupted[0]
         )
     return Split(ready((source[0][chosen], labels)), ready(other), chosen)

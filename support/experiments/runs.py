@@ -12,16 +12,20 @@ all methods of a seed leave from one point that gradient descent has found: `sta
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import OrderedDict
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import MultiStepLR
 
 from support import files
 from support.experiments import checkpoints, data, models, optimizers, records, regularised, variants
 from support.experiments.captured import Captured
 from support.experiments.escape import Escape, Measurement, additive_noise
+from support.experiments.inputs import Augment, Pixels
 from support.experiments.judging import LOSSES
 from support.experiments.memory import Fitting
 from support.experiments.plans import Plan
@@ -30,8 +34,12 @@ from support.experiments.seeding import stream
 from support.experiments.spec import START, RunSpec, law
 from support.experiments.spread import Spread
 from support.experiments.training import Data, Run, Trainer, differences
+<<<<<<< HEAD
 from support.msgd import backward_in_chunks
 from support.sampling import MiniBatch
+=======
+from support.sampling import Bernoulli, MiniBatch
+>>>>>>> main
 
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
 
@@ -67,10 +75,11 @@ def trainer(
     if device != "cpu":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        setting = replace(setting, chunk=max(setting.chunk, _AT_ONCE))
+        ghosts = _AT_ONCE // (setting.ghost or 1) * (setting.ghost or 1)  # whole ones
+        setting = replace(setting, chunk=max(setting.chunk, ghosts))
         escape = escape and replace(escape, chunk=max(escape.chunk, _AT_ONCE))
     drawn = _data(setting, seed, device) if drawn is None else drawn
-    model = _model(setting, drawn.train[0][0].numel(), seed, device, start)
+    model = _model(setting, drawn.train[0].shape[1:], seed, device, start)
     knobs = {"momentum": setting.momentum, "weight_decay": setting.weight_decay}
     optimizer = optimizers.by_name(setting.optimizer, model.parameters(), setting.lr, **knobs)
     sgd, looks = MiniBatch(setting.n, setting.b, replace=setting.replace), escape
@@ -95,26 +104,48 @@ def trainer(
     if device != "cpu":
         # a loss that watches itself is run, not replayed
         options["passes"] = Fitting(backward_in_chunks if setting.spread else Captured())
-    return Trainer(model, optimizer, law(setting, method), drawn, **options)
+    if setting.milestones:
+        options |= {"schedule": MultiStepLR(optimizer, list(setting.milestones), 0.1)}
+    drawing = law(setting, method)
+    # a coin for each sample leaves a number that no ghost divides
+    options |= {"dense": setting.ghost is not None and isinstance(drawing, Bernoulli)}
+    return Trainer(model, optimizer, drawing, drawn, **options)
 
 
 def _data(setting: Setting, seed: int, device: str) -> Data:
     chosen = {"draw_from": setting.draw_from, "corrupted": setting.corrupted, "pixels": setting.pixels}
+    chosen |= {"as_bytes": True} if setting.as_bytes else {}
     images = data.load(setting.dataset)
+    images = data.halved(images) if setting.halved else images
     parts = data.split(images, setting.n, protocol=setting.protocol, seed=seed, **chosen)
     return Data.on(device, parts.train, parts.test, setting.watched)
 
 
-def _model(setting: Setting, pixels: int, seed: int, device: str, start: dict | None) -> torch.nn.Module:
+def _model(setting: Setting, shape: tuple[int, ...], seed: int, device: str, start: dict | None) -> torch.nn.Module:
+    """The network at its start, for images of a shape; behind what scales bytes, where images are bytes."""
     generator = torch.Generator().manual_seed(stream(seed, "initialisation"))
-    model = models.by_name(setting.model, pixels=pixels, width=setting.width)
+    classes = data.load(setting.dataset).classes
+    pixels = math.prod((3, *shape[1:]) if setting.as_bytes else shape)
+    network = models.by_name(setting.model, pixels=pixels, width=setting.width, ghost=setting.ghost, classes=classes)
     if setting.init == "fan_in":
-        models.fan_in_init(model, generator)
+        models.fan_in_init(network, generator)
+    elif setting.init == "he":
+        models.he_init(network, generator)
     else:
-        models.normal_init(model, setting.init_std, generator, truncated=setting.truncated)
+        models.normal_init(network, setting.init_std, generator, truncated=setting.truncated)
+    model = _behind_inputs(setting, network, seed) if setting.as_bytes else network
     if start is not None:
         model.load_state_dict(start)
     return model.to(device, memory_format=torch.channels_last)
+
+
+def _behind_inputs(setting: Setting, network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    scale, shift = data.scaling(setting.pixels, data.load(setting.dataset).brightest)
+    parts = OrderedDict(pixels=Pixels(scale, shift, colour=True), network=network)
+    if setting.augment:
+        own = torch.Generator().manual_seed(stream(seed, "augmentation"))
+        parts = OrderedDict(augment=Augment(own, protocol=setting.protocol), **parts)
+    return torch.nn.Sequential(parts)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from support.errors import WrongType
-from support.experiments import data
-from support.experiments.data import DataError
+from support.experiments import data, readers
+from support.experiments.readers import DataError
 from support.experiments.seeding import stream
 
+CIFAR_FILES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
 REAL = os.environ.get("SUPPORT_DATA", "")
 RANDOM = np.random.default_rng(0)
 
@@ -80,7 +81,7 @@ def test_idx_gives_back_what_was_written(tmp_path, gz):
     images, _ = pictures(7, (3, 5))
     path = tmp_path / "file"
     path.write_bytes(gzip.compress(idx(images)) if gz else idx(images))
-    assert np.array_equal(data.read_idx(path), images)
+    assert np.array_equal(readers.read_idx(path), images)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_damaged_idx_file_is_refused(tmp_path, spoil, message):
     path = tmp_path / "file"
     path.write_bytes(spoil(idx(pictures(7, (3, 5))[0])))
     with pytest.raises(DataError, match=message):
-        data.read_idx(path)
+        readers.read_idx(path)
 
 
 def test_a_bit_of_a_packed_file_is_noticed(small, tmp_path):
@@ -109,14 +110,14 @@ def test_a_bit_of_a_packed_file_is_noticed(small, tmp_path):
     np.savez(npz, x=images, y=labels)
     folder.mkdir()
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-        for name in data._CIFAR_FILES:
+        for name in CIFAR_FILES:
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(cifar(images, labels))
             tar.addfile(member, io.BytesIO(cifar(images, labels)))
     calls = {
-        gz: lambda: data.read_idx(gz),
-        npz: lambda: data.read_npz(npz, "x", "y"),
-        folder / "cifar-10-binary.tar.gz": lambda: data._cifar_folder(folder),
+        gz: lambda: readers.read_idx(gz),
+        npz: lambda: readers.read_npz(npz, "x", "y"),
+        folder / "cifar-10-binary.tar.gz": lambda: data.SOURCES["cifar10"].read(folder),
     }
     for path, call in calls.items():
         whole = path.read_bytes()
@@ -137,7 +138,7 @@ def test_a_damaged_header_of_an_array_is_refused_or_does_not_matter(tmp_path):
     for byte in range(160):
         path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 64]) + whole[byte + 1 :])
         try:
-            assert np.array_equal(data.read_npz(path, "x")[0], images)
+            assert np.array_equal(readers.read_npz(path, "x")[0], images)
         except DataError:
             refused += 1
     assert refused > 100
@@ -145,9 +146,9 @@ def test_a_damaged_header_of_an_array_is_refused_or_does_not_matter(tmp_path):
 
 def test_cifar_records_give_back_what_was_written():
     images, labels = pictures(20, (32, 32, 3))
-    assert same(data.read_cifar(cifar(images, labels), "here"), (images, labels))
+    assert same(readers.read_cifar(cifar(images, labels), "here"), (images, labels))
     with pytest.raises(DataError, match="61459 bytes, no multiple of the 3,073"):
-        data.read_cifar(cifar(images, labels)[:-1], "here")
+        readers.read_cifar(cifar(images, labels)[:-1], "here")
 
 
 # --- folders
@@ -163,7 +164,7 @@ def test_official_files_of_the_mnist_family(small, folder, name, inner, gz):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_official_files_of_cifar(small, folder, packed):
-    batches = {name: pictures(10 if "data" in name else 20, (32, 32, 3)) for name in data._CIFAR_FILES}
+    batches = {name: pictures(10 if "data" in name else 20, (32, 32, 3)) for name in CIFAR_FILES}
     if packed:
         with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
             for name, batch in batches.items():
@@ -234,8 +235,8 @@ def test_a_wrong_folder_is_named_with_what_was_looked_for(small, folder, monkeyp
     monkeypatch.setenv("SUPPORT_DATA", str(folder / "nowhere"))
     with pytest.raises(DataError, match="nowhere is no folder"):
         data.load("mnist")
-    with pytest.raises(DataError, match="no data set 'svhn': choose one of digits, fashion_mnist"):
-        data.load("svhn")
+    with pytest.raises(DataError, match="no data set 'imagenet': choose one of digits, fashion_mnist"):
+        data.load("imagenet")
 
 
 @pytest.mark.skipif(not REAL, reason="SUPPORT_DATA names no folder with the real files")
@@ -409,9 +410,9 @@ def test_choices_that_do_not_exist_are_refused(digits, change, message):
         (lambda: data.split(data.load(), 10.0, protocol="code", seed=1), "n = 10.0 is not an integer"),
         (lambda: data.split(data.load(), 10, protocol="paper", seed="1"), "seed = '1' is not an integer"),
         (lambda: data.split(data.load(), 10, protocol="code", seed=1, corrupted=3), "corrupted = 3 is of type int"),
-        (lambda: data.read_idx(None), "path = None is of type NoneType"),
-        (lambda: data.read_npz(3, "x"), "path = 3 is of type int"),
-        (lambda: data.read_cifar("text", "here"), "content = 'text' is of type str"),
+        (lambda: readers.read_idx(None), "path = None is of type NoneType"),
+        (lambda: readers.read_npz(3, "x"), "path = 3 is of type int"),
+        (lambda: readers.read_cifar("text", "here"), "content = 'text' is of type str"),
         (lambda: stream("1", "subset"), "seed = '1' is not an integer"),
         (lambda: stream(True), "seed = True is not an integer"),
         (lambda: stream(1, 2), "purpose = 2 is of type int"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from support import additive
 from support.experiments.escape import Escape
+from support.experiments.presets import deep
 from support.experiments.presets.setting import Preset, Setting
 
 _PAPER = Setting(
@@ -23,6 +24,7 @@ _PAPER = Setting(
     escape=Escape(),
 )
 _METHODS = ("GD", "SGD", *additive.NAMES)
+_DIAGONAL = ("GD", "SGD", "GLD-const", "GLD-dynamic", "GLD-diag")
 _DIGITS = {"n": 600, "corrupted": (500, 600)}
 
 
@@ -55,6 +57,21 @@ def _scales(small: dict, **knobs) -> dict[str, Setting]:
     return {"smoke": smoke, "book": book, "paper": paper}
 
 
+def _from_minima() -> dict[str, Setting]:
+    """The scales of Figure 6. H and its traces are looked at coarsely: only the sharpness is the paper's."""
+    seen = Escape(start_lr=0.05, start_steps=4000, start_limit=4000, measure_at=(0, 5000, 20_000), spectrum=5)
+    seen = replace(seen, eigenpairs=3, probes=4, sharpness_draws=100)
+    small = replace(seen, start_lr=0.2, start_steps=500, start_limit=1500, measure_at=(0, 100, 500, 1500))
+    short = replace(seen, start_steps=500, start_limit=1500, measure_at=(0, 500, 1500))
+    made = deep.scales(
+        replace(deep.VGG, escape=seen),
+        deep.SMALL_VGG | {"lr": 0.2, "escape": small},
+        deep.SHORT_VGG | {"escape": short},
+    )
+    tiny = replace(small, start_steps=4, start_limit=8, measure_at=(0, 8), sharpness_draws=10)
+    return made | {"smoke": replace(made["smoke"], n=100, escape=tiny)}
+
+
 PRESETS = (
     Preset(
         "zhu.fig3",
@@ -80,5 +97,18 @@ PRESETS = (
         ),
         note="C is estimated from one shuffled partition into batches; GLD-leading adds noise at every 10th step only, "
         "and does not scale it.",
+    ),
+    Preset(
+        "zhu.fig1",
+        "Zhu et al. (2019), Figure 1, right: GD, SGD and diagonal noises from the initialisation, VGG-11 on CIFAR-10",
+        _DIAGONAL,
+        deep.scales(deep.VGG, deep.SMALL_VGG | {"lr": 0.2}, deep.SHORT_VGG),
+        note="The left half of the figure, on SVHN, asks the same with 25,000 images.",
+    ),
+    Preset(
+        "zhu.fig6",
+        "Zhu et al. (2019), Figure 6: the same noises from the minimum that GD has found",
+        _DIAGONAL,
+        _from_minima(),
     ),
 )
