@@ -17,6 +17,7 @@ import torch
 from support.errors import Refused, instance, integer
 from support.experiments import generators, judging
 from support.experiments.memory import Fitting, halving
+from support.experiments.models import count_parameters
 from support.experiments.recording import recorded, undone
 from support.experiments.stacked import Stacked, StackingError
 from support.experiments.training import Trainer
@@ -24,6 +25,7 @@ from support.msgd import backward_in_chunks, batch_statistics, draw
 
 _BLOCK = 10  # steps whose weights are drawn, and sent to a device, at once
 _AT_ONCE = {"cpu": 1000, "cuda": 2**16}  # samples of a pass, over all its runs
+LARGEST = 250_000  # parameters of a network that does not fill a device by itself
 _ROUND = 8  # samples to which the room for a random batch is rounded up
 
 
@@ -34,8 +36,8 @@ class JoinError(Refused):
 def why_alone(trainer: Trainer) -> str:
     """Why a trainer's run cannot go together with any other; empty if it can.
 
-    Only plain SGD does, with momentum and weight decay, of networks without BatchNorm and random numbers; the noise is
-    that of a law of W.
+    Only plain SGD does, with momentum and weight decay, of small networks without BatchNorm and random numbers; the
+    noise is that of a law of W.
     """
     optimizer = instance("trainer", trainer, Trainer, "give one of support.experiments.training").optimizer
     group = optimizer.param_groups[0]
@@ -52,6 +54,8 @@ def why_alone(trainer: Trainer) -> str:
         "its network has BatchNorm": trainer.ghost is not None or batch_statistics(trainer.model) is not None,
         "its network has buffers": any(True for _ in trainer.model.buffers()),
         "its network draws random numbers": bool(drawn) or dropout,
+        f"its network has more than {LARGEST:,} parameters, which fill a device": count_parameters(trainer.model)
+        > LARGEST,
         f"its optimiser is {type(optimizer).__name__}, not plain SGD": not plain
         or any(group[knob] for knob in ("nesterov", "dampening", "maximize")),
     }

@@ -34,12 +34,8 @@ from support.experiments.seeding import stream
 from support.experiments.spec import START, RunSpec, law
 from support.experiments.spread import Spread
 from support.experiments.training import Data, Run, Trainer, differences
-<<<<<<< HEAD
 from support.msgd import backward_in_chunks
-from support.sampling import MiniBatch
-=======
 from support.sampling import Bernoulli, MiniBatch
->>>>>>> main
 
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
 

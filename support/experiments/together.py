@@ -12,14 +12,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from support import files
 from support.errors import Refused, instance, integer, real
-from support.experiments import judging, runs, signals
-from support.experiments.bands import JoinError, Program, why_alone
+from support.experiments import judging, models, runs, signals
+from support.experiments.bands import LARGEST, JoinError, Program, why_alone
 from support.experiments.judging import Data
 from support.experiments.plans import Plan
 from support.experiments.spec import RunSpec
@@ -212,8 +214,19 @@ def _apart(spec: RunSpec) -> str:
         "it leaves from a start": setting.escape,
         "it is measured on its way": setting.complexity or setting.spread,
         "it has an additive noise": spec.config["additive"],
+        "its rate falls": setting.milestones,
+        "its images are augmented": setting.augment,
+        "its network has BatchNorm": setting.ghost,
+        "its network is large": _parameters(setting.model, setting.width) > LARGEST,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+@lru_cache
+def _parameters(model: str, width: int | None) -> int:
+    """Parameters of a network for the smallest images, at least."""
+    with torch.device("meta"):
+        return models.count_parameters(models.by_name(model, pixels=64, width=width))
 
 
 def record(
