@@ -25,7 +25,7 @@ from support.msgd import backward_in_chunks, batch_statistics, draw
 
 _BLOCK = 10  # steps whose weights are drawn, and sent to a device, at once
 _AT_ONCE = {"cpu": 1000, "cuda": 2**16}  # samples of a pass, over all its runs
-LARGEST = 250_000  # parameters of a network that does not fill a device by itself
+LARGEST = 1_000_000  # parameters of a network that does not fill a device by itself
 _ROUND = 8  # samples to which the room for a random batch is rounded up
 
 

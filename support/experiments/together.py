@@ -224,9 +224,9 @@ def _apart(spec: RunSpec) -> str:
 
 @lru_cache
 def _parameters(model: str, width: int | None) -> int:
-    """Parameters of a network for the smallest images, at least."""
+    """Parameters of a network for colour images of 32 x 32."""
     with torch.device("meta"):
-        return models.count_parameters(models.by_name(model, pixels=64, width=width))
+        return models.count_parameters(models.by_name(model, pixels=3072, width=width))
 
 
 def record(
