@@ -154,6 +154,10 @@ def _shapes(step: tuple) -> tuple:
 
 
 def _state(model: torch.nn.Module) -> tuple:
-    """What a recording holds fixed of a model: where its parameters are, which are trained, its modules' modes."""
+    """What a recording holds fixed: where a model's parameters are, which are trained, its modules' modes, and whether
+    torch computes in another precision by itself.
+    """
     parameters = tuple((one.data_ptr(), one.requires_grad) for one in model.parameters())
-    return (*parameters, *(one.training for one in model.modules()))
+    kinds = {one.device.type for one in model.parameters()}
+    precise = tuple(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in kinds)
+    return (*parameters, *precise, *(one.training for one in model.modules()))

@@ -170,17 +170,18 @@ def test_a_recording_with_another_gradient_is_not_used(capsys, monkeypatch):
 def test_a_model_that_changes_is_recorded_anew():
     model, passes = normalised(), Captured()
     step = model, cross_entropy, torch.rand(4, 784), torch.arange(4), torch.ones(4), 4
-    for mode in (True, False):
+    for mode, half in ((True, False), (True, True), (False, False)):
         model.train(mode)
-        for _ in range(3):
-            model.zero_grad()
-            list(passes(*step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            for _ in range(3):
+                model.zero_grad()
+                list(passes(*step))
     model.zero_grad()
     list(backward_in_chunks(*step))
     expected = model[1].weight.grad
     model.zero_grad()
     list(passes(*step))
-    assert torch.equal(model[1].weight.grad, expected) and len(passes.recordings) == 2
+    assert torch.equal(model[1].weight.grad, expected) and len(passes.recordings) == 3
 
 
 def test_recordings_are_few():
