@@ -62,14 +62,18 @@ def why_alone(trainer: Trainer) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _check(trainers: Sequence[Trainer]) -> None:
+def check(trainers: Sequence[Trainer]) -> None:
+    """Raise JoinError unless the runs can go together: none must go alone, and all agree in loss, device, and in shape
+    and number of images.
+    """
+    if not trainers:
+        raise JoinError("no run came: give at least one")
     for number, trainer in enumerate(trainers):
         if why := why_alone(trainer):
             raise JoinError(f"run {number} cannot go with others, since {why}: run it alone")
     kinds = {
         "losses": {trainer.loss for trainer in trainers},
         "devices": {trainer.device for trainer in trainers},
-        "numbers of steps done": {trainer.steps_done for trainer in trainers},
         "numbers of judged images": {(len(trainer.data.test[0]), trainer.data.watched) for trainer in trainers},
         "shapes of images": {(one.data.train[0].shape, one.data.train[0].dtype) for one in trainers},
     }
@@ -122,7 +126,9 @@ class _Band:
             for _ in range(steps)
         ]
         most = max(len(weights) for step in drawn for _, _, weights in step)
-        if grows := most > self.kept.shape[1]:
+        room = self.kept.shape[1]
+        if grows := most > room:
+            most += most // 8 if room else 0  # a random size has been met: it will be exceeded again
             self._make_room(-(-most // _ROUND) * _ROUND)
         shape = steps, *self.kept.shape
         weights = torch.zeros(shape)
@@ -240,7 +246,7 @@ class Program:
     `advance` steps; `give` leaves every trainer as if it had done the steps itself. at_once: samples of a pass, over
     all its runs (None: what suits the device); halved, which is said once, until a pass fits the memory.  unfold: as in
     `Stacked` (None: on a device what is measured to be faster there). Raises JoinError for runs that cannot go together
-    (see `why_alone`), or differ in loss, device, steps done, images' shape or number.
+    (`check`), networks of two architectures, and runs of which some have done more steps.
 
     >>> from support.experiments.judging import Data
     >>> from support.sampling import by_name
@@ -253,7 +259,9 @@ class Program:
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, at_once: int | None = None, unfold: bool | None = None):
-        _check(trainers)
+        check(trainers)
+        if len(levels := {trainer.steps_done for trainer in trainers}) > 1:
+            raise JoinError(f"the runs have done {sorted(levels)} steps: bring them to one number first")
         self.trainers, self.steps_done = list(trainers), trainers[0].steps_done
         self.device = trainers[0].device
         self.at_once = _AT_ONCE[self.device.type] if at_once is None else integer("at_once", at_once, 1)

@@ -182,8 +182,10 @@ def _told(spec: RunSpec, made: Path | Exception, seconds: float) -> tuple[str, s
     """What became of a run, and a line about it."""
     if isinstance(made, OutOfTime):
         return "late", f"left off: {spec.title}: {made}"
+    if isinstance(made, joint.JoinError):
+        return "alone", f"alone: {made}"
     if isinstance(made, Exception):
-        return "alone" if isinstance(made, joint.JoinError) else "failed", f"error: {spec.title}: {made}"
+        return "failed", f"error: {spec.title}: {made}"
     accuracy = records.read(made)["final"]["test_accuracy"]
     return "made", f"{spec.title}: test accuracy {accuracy:.4f}, {seconds:.0f} s"
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from support import files
 from support.errors import Refused, instance, integer, real
 from support.experiments import judging, models, runs, signals
-from support.experiments.bands import LARGEST, JoinError, Program, why_alone
+from support.experiments.bands import LARGEST, JoinError, Program, check, why_alone
 from support.experiments.judging import Data
 from support.experiments.plans import Plan
 from support.experiments.spec import RunSpec
@@ -69,31 +69,28 @@ def run(
     [[0, 10, 20], [0, 10, 20]]
     """
     trainers = [instance("a trainer", one, Trainer, "give those of support.experiments.training") for one in trainers]
-    if not trainers:
-        raise JoinError("no run came: give at least one")
+    check(trainers)
     steps, every = integer("steps", steps, 1), integer("evaluate_every", evaluate_every, 1)
-    save_every_s, deadline = real("save_every_s", save_every_s, 0), deadline and real("deadline", deadline)
+    save_every_s = real("save_every_s", save_every_s, 0)
+    deadline = math.inf if deadline is None else real("deadline", deadline)
     for number, (name, given) in enumerate((("checkpoints", checkpoints), ("identities", identities))):
         if given is not None and len(given) != len(trainers):
             raise JoinError(
                 f"{len(given)} {name} came with {len(trainers)} runs: give {('a path', 'a dict')[number]} each"
             )
-    journey = _Journey(trainers, steps, every, checkpoints, identities)
-    journey.save_every_s, journey.deadline = save_every_s, deadline or math.inf
+    journey = _Journey(trainers, steps, every, checkpoints, identities, save_every_s, deadline)
     return journey.made(show, {"at_once": at_once, "unfold": unfold})
 
 
 class _Journey:
     """The way of all runs through the steps: what is looked at, kept and lost on it."""
 
-    save_every_s: float
-    deadline: float
-
-    def __init__(self, trainers, steps, every, checkpoints, identities):
+    def __init__(self, trainers, steps, every, checkpoints, identities, save_every_s, deadline):
         count = len(trainers)
         self.trainers, self.steps, self.every, self.keeps = trainers, steps, every, checkpoints is not None
         self.checkpoints = dict(zip(trainers, checkpoints or [None] * count, strict=True))
         self.identities = dict(zip(trainers, identities or [{}] * count, strict=True))
+        self.save_every_s, self.deadline = save_every_s, deadline
         self.lost: dict[Trainer, Refused] = {}
         self.stop: list[int] = []
 
@@ -293,9 +290,12 @@ def _recorded(trainers, folder, work, plan_of, device, options) -> dict[RunSpec,
         done = run(list(trainers.values()), setting.steps, **own, **options)
     except JoinError as error:
         return dict.fromkeys(specs, error)
-    made: dict[RunSpec, Path | Refused] = {}
-    for spec, one in zip(specs, done, strict=True):
+    made: dict[RunSpec, Path | Refused] = dict(zip(specs, done, strict=True))
+    for spec, one in made.items():
         if isinstance(one, Run):
-            runs._save(spec, one, folder, device=device, plan=plan_of[spec], started=begun[spec])
-        made[spec] = spec.path(folder) if isinstance(one, Run) else one
+            try:
+                runs._save(spec, one, folder, device=device, plan=plan_of[spec], started=begun[spec])
+                made[spec] = spec.path(folder)
+            except Refused as error:  # its checkpoint is kept
+                made[spec] = error
     return made

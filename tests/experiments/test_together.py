@@ -291,6 +291,32 @@ def test_bad_input_is_refused(arguments, message):
         together.run(*arguments, show=False)
 
 
+def test_a_program_begins_where_all_its_runs_stand():
+    ahead = trainer("SGD", 1)
+    ahead.run(2, show=False)
+    with pytest.raises(JoinError, match=r"the runs have done \[0, 2\] steps: bring them"):
+        Program([trainer("SGD", 0), ahead])
+    with pytest.raises(JoinError, match="no run came"):
+        Program([])
+
+
+def test_a_record_that_cannot_be_written_is_the_one_that_fails(tmp_path):
+    specs = [RunSpec("wu.fig1a", "smoke", method, 1) for method in ("GD", "SGD")]
+    original = runs.records.save
+
+    def full(path, **found):
+        if path == specs[0].path(tmp_path / "records"):
+            raise records.RecordError("record gd-seed1.json cannot be written (No space left on device): make room")
+        return original(path, **found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.records, "save", full)
+        failed, made = together.record(specs, tmp_path / "records", tmp_path / "work", show=False)
+    assert "No space left" in str(failed) and records.read(made)["final"]["steps"] == 40
+    assert [path.stem for path in (tmp_path / "work").rglob("*.pt")] == ["gd-seed1"], "it goes on from there"
+    assert together.record(specs[:1], tmp_path / "records", tmp_path / "work", show=False)[0].is_file()
+
+
 def test_as_many_checkpoints_as_runs():
     with pytest.raises(JoinError, match="1 checkpoints came with 2 runs"):
         together.run(all_of()[:2], 3, checkpoints=["a"])
