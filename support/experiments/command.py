@@ -56,6 +56,8 @@ def add(commands) -> None:
         "--budget", default="1h", metavar="9m", help="time to stop after, such as 90s, 9m, 2h (default: 1h)"
     )
     queue.add_argument("--jobs", "-j", type=int, metavar="N", help="runs at a time (default: as many as fit)")
+    together = "runs that share a network in one program (default: on cuda)"
+    queue.add_argument("--together", action=argparse.BooleanOptionalAction, help=together)
     queue.add_argument("--dry-run", action="store_true", help="say what would be made and how long it will take")
     filing = action(
         "import",
@@ -331,6 +333,7 @@ def run_queue(options: argparse.Namespace) -> int:
     for folder in (output, work):
         records.check_folder(folder)
     own = {"device": options.device, "budget_s": budget, "output": output, "work": work, "workers": workers}
+    own["together"] = options.device == "cuda" if options.together is None else options.together
     tally = queue.run(jobs, **own, say=lambda line: print(line, flush=True))
     return int(tally.failed > 0)
 

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from support import files
 from support.errors import Refused
 from support.experiments import checkpoints, failures, plans, records
+from support.experiments import together as joint
 from support.experiments.plans import Plan
 from support.experiments.runs import START, RunSpec, check_device, record
 from support.experiments.training import OutOfTime
@@ -33,7 +34,7 @@ from support.jobs import run as run_jobs
 
 ARCHIVE = "records.tar.gz"
 RECORDS = "records"  # inside the work folder
-PRELOAD = ("support.experiments.runs",)  # torch takes seconds to import, many runs take no more
+PRELOAD = ("support.experiments.together",)  # torch takes seconds to import, many runs take no more
 _LARGEST = 2**27  # of a member of an archive
 _UNFINISHED = (".pt", ".begun", ".failed")  # what the folder of work holds of runs that are not done
 _GRACE_S = 30.0  # for a run to write its checkpoint when time is up
@@ -120,11 +121,21 @@ def default_workers(device: str, jobs: Sequence[Job]) -> int:
 
 @dataclass
 class Tally:
-    """What became of the jobs: records made, runs left off when time was up, runs that failed."""
+    """What became of the jobs: records made, runs left off when time was up, runs that failed.  full: of these, those
+    that found no room on the disk.
+    """
 
     made: int = 0
     late: int = 0
     failed: int = 0
+    full: int = 0
+
+    def count(self, outcome: str) -> None:
+        """One more job; "alone" is none yet."""
+        self.made += outcome == "made"
+        self.late += outcome == "late"
+        self.failed += outcome in ("failed", "full")
+        self.full += outcome == "full"
 
 
 def run(
@@ -135,18 +146,25 @@ def run(
     output: Path,
     work: Path,
     workers: int,
+    together: bool = False,
     say: Callable[[str], None] = print,
 ) -> Tally:
     """Make records until all are there, the budget is spent, or the disk is full. A run that lost its process is tried
     once more.
 
     output: folder of the archive.  work: folder of checkpoints, and of the records until the archive is filed.
+    together: first the runs that can share a program (`support.experiments.together`), a group after another; those
+    that turn out to need one of their own go with the others.
     Raises QueueError if the archive cannot be written at the end; the records are then in the folder of work.
     """
     check_device(device)
     deadline, tally = time.time() + budget_s, Tally()
-    waiting = _with_starts(jobs)
-    pending = {job.spec for job in waiting if job.spec.method == START}
+    left, waiting, pending = list(jobs), [], set()
+
+    def came(spec: RunSpec, outcome: str, line: str) -> None:
+        if spec.method != START or outcome in ("failed", "full"):
+            tally.count(outcome)
+        say(line)
 
     def calls() -> Iterator[tuple | None]:
         while waiting and time.time() < deadline:
@@ -155,19 +173,29 @@ def run(
                 waiting.remove(ready)
             yield ready and (ready.plan, ready.spec, work, device, deadline)
 
+    def keep(unfinished: Path | None = None) -> None:
+        with contextlib.suppress(OSError):  # at the end it is tried again, and said
+            pack(output / ARCHIVE, work / RECORDS, unfinished)
+
     try:
+        for told in _in_groups(jobs, work, device, deadline) if together else ():
+            for job, (outcome, line) in told:
+                came(job.spec, outcome, line)
+                if outcome != "alone":
+                    left.remove(job)
+            keep(unfinished=work)
+            if tally.full:
+                left.clear()
+                break
+        waiting += _with_starts(left)
+        pending |= {job.spec for job in waiting if job.spec.method == START}
         for ended in run_jobs(_one, calls(), workers=workers, until=deadline + _GRACE_S, preload=PRELOAD):
             spec = ended.call[1]
-            outcome, line = ended.result or _lost(spec, work, ended.error)
-            if outcome == "full":
-                waiting.clear()
-                outcome = "failed"
+            came(spec, *(ended.result or _lost(spec, work, ended.error)))
             pending.discard(spec)  # where a start failed, those that leave from it look for themselves
-            if spec.method != START or outcome == "failed":
-                setattr(tally, outcome, getattr(tally, outcome) + 1)
-            say(line)
-            with contextlib.suppress(OSError):  # at the end it is tried again, and said
-                pack(output / ARCHIVE, work / RECORDS)
+            if tally.full:
+                waiting.clear()
+            keep()
     finally:
         _pack_at_last(output / ARCHIVE, work)
     say(f"{tally.made} of {len(jobs)} records made; they are in {output / ARCHIVE}")
@@ -183,6 +211,45 @@ def _with_starts(jobs: Sequence[Job]) -> list[Job]:
     return list(found.values())
 
 
+def _in_groups(
+    jobs: Sequence[Job], work: Path, device: str, deadline: float
+) -> Iterator[list[tuple[Job, tuple[str, str]]]]:
+    """Groups of runs made together, one after another: what became of each run, and a line about it."""
+    of = {job.spec: job for job in jobs}
+    groups = joint.parted(of)
+    calls = (([of[spec] for spec in group], work, device, deadline) for group in groups if time.time() < deadline)
+    for ended in run_jobs(_many, calls, workers=1, until=deadline + _GRACE_S, preload=PRELOAD):
+        group = ended.call[0]
+        lost = "late" if isinstance(ended.error, TimeUp) else "alone"
+        said = ended.result or [(lost, f"{lost}: {job.spec.title}: {ended.error}") for job in group]
+        yield list(zip(group, said, strict=True))
+
+
+def _many(group: Sequence[Job], work: Path, device: str, deadline: float) -> list[tuple[str, str]]:
+    """Runs of one program in a process of its own: what became of each ("alone": nothing yet), and a line about it."""
+    import torch
+
+    torch.set_num_threads(1)
+    begun, planned = time.perf_counter(), [job.plan for job in group]
+    own = {"planned": planned, "device": device, "deadline": deadline, "show": False}
+    found = joint.record([job.spec for job in group], work / RECORDS, work, **own)
+    share = (time.perf_counter() - begun) / len(group)
+    return [_told(job.spec, made, share, work) for job, made in zip(group, found, strict=True)]
+
+
+def _told(spec: RunSpec, made: Path | Exception, seconds: float, work: Path) -> tuple[str, str]:
+    """What became of a run, and a line about it."""
+    if isinstance(made, OutOfTime):
+        return "late", f"left off: {spec.title}: {made}"
+    if isinstance(made, joint.JoinError):
+        return "alone", f"alone: {made}"
+    if isinstance(made, Exception):
+        return _failed(spec, work, made)
+    _note(spec, work).unlink(missing_ok=True)
+    accuracy = records.read(made)["final"]["test_accuracy"]
+    return "made", f"{spec.title}: test accuracy {accuracy:.4f}, {seconds:.0f} s"
+
+
 def _one(plan: Plan, spec: RunSpec, work: Path, device: str, deadline: float) -> tuple[str, str]:
     """One run in a process of its own: what became of it, and a line about it."""
     import torch
@@ -190,14 +257,10 @@ def _one(plan: Plan, spec: RunSpec, work: Path, device: str, deadline: float) ->
     torch.set_num_threads(1)
     begun = time.perf_counter()
     try:
-        path = record(spec, work / RECORDS, work, plan=plan, device=device, deadline=deadline, show=False)
-    except OutOfTime as error:
-        return "late", f"left off: {spec.title}: {error}"
+        made = record(spec, work / RECORDS, work, plan=plan, device=device, deadline=deadline, show=False)
     except (Refused, ArithmeticError, RuntimeError, OSError) as error:
-        return _failed(spec, work, error)
-    _note(spec, work).unlink(missing_ok=True)
-    accuracy = records.read(path)["final"]["test_accuracy"]
-    return "made", f"{spec.title}: test accuracy {accuracy:.4f}, {time.perf_counter() - begun:.0f} s"
+        made = error
+    return _told(spec, made, time.perf_counter() - begun, work)
 
 
 def _lost(spec: RunSpec, work: Path, error: Exception) -> tuple[str, str]:

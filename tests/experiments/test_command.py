@@ -12,7 +12,7 @@ import torch
 
 from support import files
 from support.__main__ import main
-from support.experiments import data, runs
+from support.experiments import data, runs, together
 from support.experiments.command import RequestError, seconds_of, seeds_of
 from support.experiments.presets import PRESETS, PresetError
 from support.experiments.runs import RunSpec
@@ -166,6 +166,17 @@ def test_cuda_is_refused_where_there_is_none(tmp_path, capsys):
     assert "no CUDA device: choose cpu" in capsys.readouterr().err
     with pytest.raises(PresetError, match="no CUDA device"):
         runs.run(SGD, device="cuda")
+    with pytest.raises(PresetError, match="no CUDA device"):
+        together.record([SGD], tmp_path, tmp_path, device="cuda")
+
+
+def test_a_device_that_is_hidden_is_refused_in_a_line(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "support", "experiments", "queue", "--device", "cuda", "-o", str(tmp_path)]
+    command += ["--work", str(tmp_path / "work"), "--records", str(tmp_path), "--together"]
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "torch sees no CUDA device: choose cpu" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_seeds():

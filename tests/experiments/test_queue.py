@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from support import files, jobs, page, recorded
+from support import files, page, recorded
+from support import jobs as queue_jobs
 from support.__main__ import main
 from support.experiments import checkpoints, failures, plans, presets, queue, records, runs
 from support.experiments.queue import QueueError
@@ -118,6 +119,50 @@ def test_a_run_is_stopped_in_time_packed_and_goes_on_elsewhere(tree, monkeypatch
     torch.set_num_threads(1)
     whole = runs.run(spec, show=False)
     assert resumed["curves"] == runs._shortened(whole.curves) and resumed["final"] == whole.final
+
+
+def test_runs_of_one_network_go_together_and_are_filed_as_any_other(tree, capsys):
+    own = ["--budget", "1h", "-j", "1", "--work", "work", "--plans", "b.first", "--together"]
+    assert main(["experiments", "queue", *own, "-o", "out"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("test accuracy") == 4 and "4 of 4 records made" in said
+    assert main(["experiments", "import", "out/records.tar.gz", "--work", "work2"]) == 0
+    assert "4 filed, 0 refused" in capsys.readouterr().out
+    plan = next(plan for plan in plans.read_all() if plan.name == "b.first")
+    walls = [records.read(spec.path(tree / "notebooks" / "records"))["provenance"]["wall_s"] for spec in plan.runs()]
+    assert len(set(walls)) == 1, "their shares of one program's time"
+
+
+def test_a_group_is_stopped_in_time_and_goes_on_alone(tree, monkeypatch):
+    """What must go alone is left to the others; a group that is late leaves its checkpoints to them."""
+    plan, later = sorted(plans.read_all(), key=lambda plan: plan.name, reverse=True)
+    jobs = [queue.Job(plan, spec) for spec in plan.runs()] + [queue.Job(later, next(iter(later.runs())))]
+    with monkeypatch.context() as patch:
+        patch.setattr("support.experiments.together._PIECE", 5)
+        told = queue._many(jobs, tree / "work", "cpu", 1.0)
+    assert [outcome for outcome, _ in told] == ["late"] * 4 + ["alone"]
+    assert "out of time at step 5 of 40" in told[0][1] and "it leaves from a start: run it alone" in told[4][1]
+    assert queue._one(plan, jobs[0].spec, tree / "work", "cpu", time.time() + 600)[0] == "made"
+    assert [outcome for outcome, _ in queue._many(jobs[:4], tree / "work", "cpu", time.time() + 600)] == ["made"] * 4
+    assert not list((tree / "work").rglob("*.pt")) and not list((tree / "work").rglob("*.begun"))
+
+
+def test_a_group_whose_process_is_lost_goes_alone(tree, monkeypatch):
+    plan = next(plan for plan in plans.read_all() if plan.name == "b.first")
+    jobs, tally = [queue.Job(plan, spec) for spec in plan.runs()], []
+
+    def run_jobs(function, calls, **options):
+        for call in calls:
+            if function is queue._many:
+                yield queue_jobs.Ended(call, error=queue_jobs.Lost("its process ended twice"))
+            else:
+                yield queue_jobs.Ended(call, result=("made", call[1].title))
+
+    monkeypatch.setattr(queue, "run_jobs", run_jobs)
+    own = {"device": "cpu", "budget_s": 60, "output": tree / "out", "work": tree / "work", "workers": 1}
+    found = queue.run(jobs, **own, together=True, say=tally.append)
+    assert (found.made, found.failed, found.late) == (4, 0, 0)
+    assert tally[0] == "alone: wu.fig1a smoke SGD seed 1: its process ended twice"
 
 
 def children(process):
@@ -241,7 +286,7 @@ def here(monkeypatch):
 
     def one_by_one(function, calls, **_):
         for call in calls:
-            yield jobs.Ended(call, function(*call))
+            yield queue_jobs.Ended(call, function(*call))
 
     monkeypatch.setattr(queue, "run_jobs", one_by_one)
     before = torch.get_num_threads()
@@ -302,10 +347,12 @@ def test_a_run_that_is_made_after_all_loses_its_note(tree):
 
 def test_a_process_that_died_twice_is_noted(tree):
     spec = runs.RunSpec("wu.fig1a", "smoke", "SGD", 1)
-    outcome, line = queue._lost(spec, tree / "work", jobs.Lost("its process ended twice without a result (SIGKILL)"))
+    outcome, line = queue._lost(
+        spec, tree / "work", queue_jobs.Lost("its process ended twice without a result (SIGKILL)")
+    )
     assert outcome == "failed" and "SIGKILL" in line
     assert "SIGKILL" in failures.read(tree / "work" / f"{spec.name}.failed")[0]
-    assert queue._lost(spec, tree / "work", jobs.TimeUp("it was stopped"))[0] == "late"
+    assert queue._lost(spec, tree / "work", queue_jobs.TimeUp("it was stopped"))[0] == "late"
 
 
 class Full:
@@ -340,6 +387,22 @@ def test_a_full_disk_ends_the_queue_in_a_line_and_loses_nothing(tree, here, caps
     assert queued() == 0
     assert f"{4 - len(there)} of {4 - len(there)} records made" in capsys.readouterr().out
     assert len(list((tree / "work" / "records").rglob("*.json"))) == 4
+
+
+def test_a_group_that_finds_the_disk_full_ends_the_queue(tree, monkeypatch):
+    (plan,) = [plan for plan in plans.read_all() if plan.name == "b.first"]
+    jobs, said = [queue.Job(plan, spec) for spec in plan.runs()], []
+
+    def run_jobs(function, calls, **_):
+        for call in calls:
+            assert function is queue._many, "no run is begun on a full disk"
+            error = OSError(errno.ENOSPC, "No space left on device")
+            yield queue_jobs.Ended(call, [queue._told(job.spec, error, 1.0, tree / "work") for job in call[0]])
+
+    monkeypatch.setattr(queue, "run_jobs", run_jobs)
+    own = {"device": "cpu", "budget_s": 60, "output": tree / "out", "work": tree / "work", "workers": 1}
+    found = queue.run(jobs, **own, together=True, say=said.append)
+    assert (found.made, found.failed, found.full) == (0, 4, 4) and len(said) == 5
 
 
 @pytest.mark.parametrize("folder", ["out", "work"])
