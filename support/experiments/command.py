@@ -314,8 +314,12 @@ def _plans(names: str | None) -> list:
 
 def run_queue(options: argparse.Namespace) -> int:
     """Make the missing records of the plans until the budget is spent; exit status 1 if one failed on the way."""
-    from support.experiments import queue, records, runs
+    from support.experiments import queue, records, runs, torchrun
 
+    if (processes := torchrun.started()) > 1:
+        raise RequestError(
+            f"a queue is no work for {processes} processes of torchrun: call it alone, it starts its own"
+        )
     chosen, budget = _plans(options.plans), seconds_of(options.budget)
     output, work = _folder("--output", options.output), _folder("--work", options.work)
     folders = [_folder("--records", options.records, there=options.records != str(RECORDS)), work / queue.RECORDS]

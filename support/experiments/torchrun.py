@@ -4,7 +4,7 @@
 
 `joined` joins the processes that torchrun started. Each makes the same run (`support.experiments.distributed` shares
 its passes); the first keeps the record, the checkpoint and the lock where they belong, and says what came of it; the
-others take up the first one's checkpoint, and keep theirs in a folder that ends with them.
+others take up the first one's checkpoint, and keep theirs in a folder that ends with them. All see one file system.
 """
 
 from __future__ import annotations
