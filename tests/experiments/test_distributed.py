@@ -1,6 +1,9 @@
 """Several processes that share the passes of a run: two ranks on the CPU end where one process ends, up to rounding."""
 
+import contextlib
+import io
 import os
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +13,8 @@ import torch
 from torch import nn
 
 from support import jobs
-from support.experiments import distributed, records, runs, torchrun
+from support.__main__ import main
+from support.experiments import distributed, presets, records, runs, torchrun
 from support.experiments.distributed import RankError, RankLost, slices
 from support.experiments.ghost import GhostBatchNorm2d
 from support.experiments.inputs import Augment
@@ -201,3 +205,48 @@ def test_an_error_of_one_process_parts_it_from_the_others(monkeypatch):
     torchrun.part("SGD seed 1", Diverged("the loss is not finite"))
     with pytest.raises(RankError, match="No space left"):
         torchrun.part("SGD seed 1", OSError(28, "No space left on device"))
+
+
+def commanded(rank, folder):
+    """What the command gives in a rank, and what it prints: a run that diverges, and one that does not."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ.pop("SUPPORT_DATA", None)
+    wild, joined = presets.PRESETS["wu.fig1a"], torchrun.joined
+    setting = wild.setting("smoke")
+    presets.PRESETS["wild"] = replace(wild, name="wild", scales=wild.scales | {"smoke": replace(setting, lr=3e38)})
+    found = []
+    for name in ("wild", "wu.fig1a", "wu.fig9"):
+        torchrun.joined = partial(joined, at=f"file://{folder}/meet-{name}")
+        arguments = ["--scale", "smoke", "--methods", "SGD,GD", "--threads", "1", "-o", str(folder / "records")]
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            code = main(["experiments", "run", name, *arguments, "--work", str(folder / "work")])
+        found.append((code, printed.getvalue()))
+    return found
+
+
+def test_the_command_speaks_once_and_goes_on_after_a_run_that_diverges_in_all_ranks(tmp_path):
+    ended = both(commanded, tmp_path)
+    assert not (errors := [one.error for one in ended.values() if one.error]), errors
+    assert [code for code, _ in ended[0].result] == [1, 0, 2] == [code for code, _ in ended[1].result]
+    assert [said for _, said in ended[1].result] == ["", "", ""]
+    wild, fine, unknown = (said for _, said in ended[0].result)
+    assert wild.count("the loss is not finite") == 2 and fine.count("test accuracy") == 2
+    assert unknown.startswith("error: there is no preset 'wu.fig9'") and unknown.count("\n") == 1
+    assert len(list((tmp_path / "records").rglob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "wu.fig1a", "--jobs", "2"], "jobs = 2 beside 2 processes of torchrun: leave --jobs out"),
+        (["queue"], "a queue is no work for 2 processes of torchrun"),
+    ],
+)
+def test_what_processes_of_torchrun_cannot_share_is_refused(monkeypatch, capsys, arguments, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["experiments", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert main(["experiments", *arguments]) == 2
+    assert "WORLD_SIZE = 'two' is no number of processes" in capsys.readouterr().err
