@@ -65,7 +65,7 @@ def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
         "GD seed 3",
     ]
     assert experiments(tmp_path, "status") == 0
-    assert "SGD, GD: 3 records (seeds 1..3)" in capsys.readouterr().out
+    assert "GD, SGD: 3 records (seeds 1..3)" in capsys.readouterr().out
 
 
 def test_status_shows_a_run_on_its_way(tmp_path, capsys):
