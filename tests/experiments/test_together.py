@@ -63,9 +63,7 @@ def agree(one, other, rel=2e-5):
 # --- each run is its own
 
 
-@pytest.mark.parametrize(
-    "knobs", [{}, {"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.01}, {"weight_decay": 0.1}]
-)
+@pytest.mark.parametrize("knobs", [{}, {"momentum": 0.5, "weight_decay": 0.01}])
 @pytest.mark.parametrize(("kind", "unfold"), [(DigitsNet, False), (LeNet, False), (LeNet, True)])
 def test_each_run_is_the_one_that_its_trainer_makes_alone(kind, unfold, knobs):
     """Every law, two training sets; passes of 60 samples over all runs, so that a step takes several. Few steps: a unit
