@@ -21,6 +21,7 @@ import torch
 from support.covariances import Diagonal, LowRank
 from support.curvature import Hessian
 from support.errors import Refused
+from support.exact.approximations import APPROXIMATIONS, EXAMPLE
 from support.exact.batch_noise import BatchNoise
 from support.exact.clipped_network import ClippedNetwork
 from support.exact.complexity import Finite, Linear
@@ -169,6 +170,11 @@ CALLS = {
         "headroom": {"descent": DESCENT},
         "decay_window": {"descent": DESCENT},
         "input_noise": {"covariance": SQUARE, "blur": np.eye(2), "target": PAIR, "variance": 1.0},
+    },
+    "exact.approximations": {
+        **{approximation.evaluate.__name__: {"descent": DESCENT} for approximation in APPROXIMATIONS},
+        "miss": {"covariance": SQUARE, "exact": SQUARE, "features": SQUARE},
+        "bracket": {"descent": EXAMPLE},
     },
     "exact.blurred": {"BlurredPopulation": {"population": POPULATION, "blur": np.eye(2), "variance": 1.0}},
     "exact.tails": {
@@ -551,7 +557,7 @@ RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
     *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
     *("Alignment", "EstimatedAlignment", "Likeness", "Covariance", "Losses", "LocalComplexity"),
-    *("Forms", "Modes", "Stationary"),
+    *("Approximation", "Forms", "Miss", "Modes", "Stationary"),
 }
 
 

@@ -46,7 +46,8 @@ class Augment(nn.Module):
     2·pad down and another across; with probability ½ it is mirrored.  protocol: "paper" draws all offsets; "code" never
     the last, as the released code of Wu et al. does.
     generator: torch generator on the CPU, this layer's own. Each pass draws three uniform numbers an image, in their
-    order, so that chunks see what one pass of all would see, on every device; a checkpoint holds it.
+    order, so that chunks see what one pass of all would see, on every device; a checkpoint holds it. A recorded graph
+    would repeat its draws: there, `draw` outside and pass what `moved` gives.
 
     >>> layer = Augment(torch.Generator().manual_seed(1), pad=1)
     >>> layer(torch.tensor([[[[1, 2], [3, 4]]]]))  # cut out at the upper left corner, then mirrored

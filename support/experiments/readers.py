@@ -72,6 +72,13 @@ def read_mat(path: Path) -> Part:
     The file has labels 1 to 10 and means the digit 0 by 10: a digit's label is the digit here, ``y mod 10``. (The
     released code of Wu et al. takes ``y − 1``: the same classes under other numbers.)
     Raises DataError for a damaged file, and for one without these arrays.
+
+    >>> import tempfile
+    >>> from scipy.io import savemat
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     savemat(f"{folder}/two.mat", {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.uint8([[7], [10]])})
+    ...     read_mat(f"{folder}/two.mat")[1]
+    array([7, 0], dtype=uint8)
     """
     from scipy.io import loadmat
 

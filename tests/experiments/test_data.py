@@ -2,48 +2,30 @@
 
 import gzip
 import hashlib
-import io
 import logging
 import os
-import struct
 import sys
-import tarfile
 import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from official_files import CIFAR_FILES, cifar, idx, packed, pictures, same, svhn
 
 from support.errors import WrongType
-from support.experiments import data, readers
+from support.experiments import data
 from support.experiments.readers import DataError
 from support.experiments.seeding import stream
 
-CIFAR_FILES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
 REAL = os.environ.get("SUPPORT_DATA", "")
-RANDOM = np.random.default_rng(0)
-
-
-def pictures(m, shape=(28, 28)):
-    images = RANDOM.integers(0, 256, (m, *shape), dtype=np.uint8)
-    return images, (np.arange(m) % 10).astype(np.uint8)
-
-
-def idx(array):
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def cifar(images, labels):
-    return b"".join(
-        bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels, strict=True)
-    )
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The data sets with 60 + 40 images, so that whole folders of official files can be made here."""
+    counts_of = {"cifar10": (50, 20), "cifar100": (200, 100)}
     for name, source in data.SOURCES.items():
-        counts = (50, 20) if name == "cifar10" else (60, 40)
+        counts = counts_of.get(name, (60, 40))
         monkeypatch.setitem(data.SOURCES, name, replace(source, counts=counts))
     data._load.cache_clear()
     yield
@@ -69,88 +51,6 @@ def write_mnist(folder, gz=True, parts=None):
     return parts
 
 
-def same(part, arrays):
-    return all(np.array_equal(a, b) for a, b in zip(part, arrays, strict=True))
-
-
-# --- readers
-
-
-@pytest.mark.parametrize("gz", [True, False])
-def test_idx_gives_back_what_was_written(tmp_path, gz):
-    images, _ = pictures(7, (3, 5))
-    path = tmp_path / "file"
-    path.write_bytes(gzip.compress(idx(images)) if gz else idx(images))
-    assert np.array_equal(readers.read_idx(path), images)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda c: c[:-1], "holds 120 bytes, not the 121"),
-        (lambda c: c + b"x", "not the 121"),
-        (lambda c: c[:9], "it is damaged"),
-        (lambda c: b"\0\0\x0d" + c[3:], "no idx file of bytes"),
-        (lambda c: b"", "no idx file"),
-        (lambda c: gzip.compress(c)[:-9], "cannot be read"),
-    ],
-)
-def test_a_damaged_idx_file_is_refused(tmp_path, spoil, message):
-    path = tmp_path / "file"
-    path.write_bytes(spoil(idx(pictures(7, (3, 5))[0])))
-    with pytest.raises(DataError, match=message):
-        readers.read_idx(path)
-
-
-def test_a_bit_of_a_packed_file_is_noticed(small, tmp_path):
-    """In the middle of each file, where it is data, and at its end, where its checksum stands."""
-    images, labels = pictures(20, (32, 32, 3))
-    gz, npz, folder = tmp_path / "file.gz", tmp_path / "file.npz", tmp_path / "cifar"
-    gz.write_bytes(gzip.compress(idx(images)))
-    np.savez(npz, x=images, y=labels)
-    folder.mkdir()
-    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-        for name in CIFAR_FILES:
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(cifar(images, labels))
-            tar.addfile(member, io.BytesIO(cifar(images, labels)))
-    calls = {
-        gz: lambda: readers.read_idx(gz),
-        npz: lambda: readers.read_npz(npz, "x", "y"),
-        folder / "cifar-10-binary.tar.gz": lambda: data.SOURCES["cifar10"].read(folder),
-    }
-    for path, call in calls.items():
-        whole = path.read_bytes()
-        call()
-        for byte in (*range(len(whole) // 3, 2 * len(whole) // 3, len(whole) // 20), len(whole) - 6):
-            spoiled = bytearray(whole)
-            spoiled[byte] ^= 1
-            path.write_bytes(spoiled)
-            with pytest.raises(DataError, match=r"it is damaged|lacks"):
-                call()
-
-
-def test_a_damaged_header_of_an_array_is_refused_or_does_not_matter(tmp_path):
-    path, refused = tmp_path / "file.npz", 0
-    images, _ = pictures(3)
-    np.savez(path, x=images)
-    whole = path.read_bytes()
-    for byte in range(160):
-        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 64]) + whole[byte + 1 :])
-        try:
-            assert np.array_equal(readers.read_npz(path, "x")[0], images)
-        except DataError:
-            refused += 1
-    assert refused > 100
-
-
-def test_cifar_records_give_back_what_was_written():
-    images, labels = pictures(20, (32, 32, 3))
-    assert same(readers.read_cifar(cifar(images, labels), "here"), (images, labels))
-    with pytest.raises(DataError, match="61459 bytes, no multiple of the 3,073"):
-        readers.read_cifar(cifar(images, labels)[:-1], "here")
-
-
 # --- folders
 
 
@@ -162,15 +62,11 @@ def test_official_files_of_the_mnist_family(small, folder, name, inner, gz):
     assert same(images.train, parts["train"]) and same(images.test, parts["t10k"])
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_official_files_of_cifar(small, folder, packed):
+@pytest.mark.parametrize("archive", [True, False])
+def test_official_files_of_cifar(small, folder, archive):
     batches = {name: pictures(10 if "data" in name else 20, (32, 32, 3)) for name in CIFAR_FILES}
-    if packed:
-        with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-            for name, batch in batches.items():
-                member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-                member.size = len(cifar(*batch))
-                tar.addfile(member, io.BytesIO(cifar(*batch)))
+    if archive:
+        packed(folder / "cifar-10-binary.tar.gz", {name: cifar(*batch) for name, batch in batches.items()})
     else:
         (folder / "cifar-10-batches-bin").mkdir()
         for name, batch in batches.items():
@@ -180,6 +76,45 @@ def test_official_files_of_cifar(small, folder, packed):
         np.concatenate(arrays) for arrays in zip(*(batches[f"data_batch_{k}.bin"] for k in range(1, 6)), strict=True)
     ]
     assert same(images.train, train) and same(images.test, batches["test_batch.bin"])
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_official_files_of_cifar_100(small, folder, archive):
+    """Its fine labels, of which there are 100; files whose coarse ones were read instead would lack most."""
+    parts = {name: pictures(m, (32, 32, 3), classes=100) for name, m in (("train.bin", 200), ("test.bin", 100))}
+    files = {name: cifar(*part, coarse=part[1] // 5) for name, part in parts.items()}
+    if archive:
+        packed(folder / "cifar-100-binary.tar.gz", files | {"fine_label_names.txt": b"apple"})
+    else:
+        for name, content in files.items():
+            (folder / "cifar-100-binary").mkdir(exist_ok=True)
+            (folder / "cifar-100-binary" / name).write_bytes(content)
+    images = data.load("cifar100")
+    assert same(images.train, parts["train.bin"]) and same(images.test, parts["test.bin"]) and images.classes == 100
+
+
+def test_labels_that_a_hundred_classes_lack_are_refused(small, folder):
+    for name, m in (("train.bin", 200), ("test.bin", 100)):
+        (folder / name).write_bytes(cifar(*pictures(m, (32, 32, 3), classes=99), coarse=np.zeros(m, int)))
+    with pytest.raises(DataError, match="train files of cifar100 hold labels other than 0 to 99, or not all of them"):
+        data.load("cifar100")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_official_files_of_svhn(small, folder, compressed):
+    """The digit 0, which the files call 10, has the label 0."""
+    parts = {"train": pictures(60, (32, 32, 3)), "test": pictures(40, (32, 32, 3))}
+    (folder / "svhn").mkdir()
+    for kind, part in parts.items():
+        svhn(folder / "svhn" / f"{kind}_32x32.mat", *part, compressed)
+    images = data.load("svhn")
+    assert same(images.train, parts["train"]) and same(images.test, parts["test"]) and images.classes == 10
+
+
+def test_the_sizes_of_the_official_files():
+    counts = {name: source.counts for name, source in data.SOURCES.items()}
+    assert counts["svhn"] == (73_257, 26_032) and counts["cifar100"] == counts["cifar10"] == (50_000, 10_000)
+    assert {len(md5) for source in data.SOURCES.values() for md5 in source.files.values()} == {32}
 
 
 def test_npz_files(small, folder):
@@ -389,6 +324,44 @@ def test_colours_come_first():
     assert found.train[0].shape == (4, 3, 32, 32) and np.array_equal(found.train[0][:, 2], images.test[0][..., 2])
 
 
+def test_bytes_are_the_images_as_they_are_stored(digits):
+    options = {"protocol": "paper", "seed": 1, "pixels": "centred"}
+    stored, scaled = data.split(digits, 30, as_bytes=True, **options), data.split(digits, 30, **options)
+    assert stored.train[0].dtype == stored.test[0].dtype == np.uint8 and stored.train[0].shape == (30, 1, 8, 8)
+    assert np.array_equal(stored.train[0][:, 0], digits.test[0][stored.chosen])
+    assert np.array_equal(stored.train[0] / 8 - 1, scaled.train[0]) and same(stored.train[1:], scaled.train[1:])
+
+
+def test_labels_are_drawn_anew_among_all_classes():
+    part = pictures(400, (2, 2), classes=100)
+    images = data.Images("some", part, part, classes=100)
+    found = data.split(images, 400, protocol="code", seed=1, corrupted=(0, 400)).train[1]
+    assert found.max() > 90 and len(set(found)) > 90  # 100 · (1 − 0.99^400) = 98.2 of them in the mean
+
+
+# --- images of half the side
+
+
+def test_half_the_side_is_the_rounded_mean_of_four_pixels():
+    train, test = pictures(6, (4, 6, 3)), pictures(5, (4, 6, 3))
+    small = data.halved(data.Images("cifar10", train, test, classes=7))
+    assert small.name == "cifar10 at 2 x 3" and small.classes == 7 and same(small.train[1:], train[1:])
+    for k in range(6):
+        for i in range(2):
+            for j in range(3):
+                four = train[0][k, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(4, 3).astype(float)
+                assert (small.train[0][k, i, j] == np.floor(four.mean(0) + 0.5)).all()
+    assert small.test[0].shape == (5, 2, 3, 3) and small.test[0].dtype == np.uint8
+
+
+def test_halving_twice_names_the_last_size_and_white_stays_white():
+    white = np.full((2, 8, 8), 255, np.uint8), np.zeros(2, np.uint8)
+    small = data.halved(data.halved(data.Images("mnist", white, white)))
+    assert small.name == "mnist at 2 x 2" and (small.train[0] == 255).all()
+    with pytest.raises(DataError, match="mnist has 7 x 8 pixels: only even sides can be halved"):
+        data.halved(data.Images("mnist", (white[0][:, 1:], white[1]), white))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -410,9 +383,10 @@ def test_choices_that_do_not_exist_are_refused(digits, change, message):
         (lambda: data.split(data.load(), 10.0, protocol="code", seed=1), "n = 10.0 is not an integer"),
         (lambda: data.split(data.load(), 10, protocol="paper", seed="1"), "seed = '1' is not an integer"),
         (lambda: data.split(data.load(), 10, protocol="code", seed=1, corrupted=3), "corrupted = 3 is of type int"),
-        (lambda: readers.read_idx(None), "path = None is of type NoneType"),
-        (lambda: readers.read_npz(3, "x"), "path = 3 is of type int"),
-        (lambda: readers.read_cifar("text", "here"), "content = 'text' is of type str"),
+        (lambda: data.split(data.load(), 10, protocol="code", seed=1, as_bytes=1), "as_bytes = 1 is not a boolean"),
+        (lambda: data.halved("digits"), "images = 'digits' is of type str"),
+        (lambda: data.scaling(["unit"]), "pixels = .* is unknown"),
+        (lambda: data.scaling("unit", 1.5), "brightest = 1.5 is not an integer"),
         (lambda: stream("1", "subset"), "seed = '1' is not an integer"),
         (lambda: stream(True), "seed = True is not an integer"),
         (lambda: stream(1, 2), "purpose = 2 is of type int"),
