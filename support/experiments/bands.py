@@ -307,11 +307,15 @@ class Program:
         ways = (False, True) if self.unfold is None and self.device.type == "cuda" else (bool(self.unfold),)
         plays = {}
         for way in ways:
-            for band in self.bands:
-                band.network.unfold(way)
+            self._unfold(way)
             plays[way], self.at_once = halving(self._record, self.at_once)
         self.unfold = min(ways, key=lambda way: self._seconds(plays[way])) if len(ways) > 1 else ways[0]
+        self._unfold(self.unfold)
         return plays[self.unfold]
+
+    def _unfold(self, way: bool) -> None:
+        for band in self.bands:
+            band.network.unfold(way)
 
     def _record(self, at_once: int) -> Callable[[], None]:
         def step() -> None:

@@ -67,6 +67,8 @@ def recorded(
         apart, moved = ((one - two).nan_to_num().abs().max() for two in (other, before))
         if apart > _AGREES * moved + 1e-6 * one.nan_to_num().abs().max():
             raise RecordingError(f"a replay differs from what it replays by {apart:.2g}, where that moves {moved:.2g}")
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what the work took by itself; a graph has memory of its own
     return replay
 
 

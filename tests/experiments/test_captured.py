@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.experiments import captured, recording, training
+from support.experiments import captured, training
 from support.experiments.captured import Captured
 from support.experiments.ghost import GhostBatchNorm2d
 from support.experiments.judging import cross_entropy
@@ -211,28 +211,6 @@ def test_losses_are_logged_as_they_are_and_memory_may_be_small():
     passes = Fitting(Captured())
     same(run(lenet(), "MSGD-Cov", backward_in_chunks), run(lenet(), "MSGD-Cov", passes))
     assert any(passes.passes.recordings.values())
-
-
-def test_recording_leaves_what_it_was_told_of_as_it_was():
-    total, calls = torch.ones(2), []
-    play = recording.recorded(lambda: (calls.append(1), total.add_(1)), "cpu", [total])
-    assert len(calls) == 3 and torch.equal(total, torch.ones(2))
-    play()
-    assert torch.equal(total, torch.full((2,), 2.0))
-
-
-def test_a_replay_that_differs_from_its_work_is_refused(monkeypatch):
-    total, broken = torch.ones(2), torch.full((2,), torch.nan)
-
-    def work():
-        total.add_(1), broken.mul_(2)
-
-    monkeypatch.setattr(recording, "_rehearsed", lambda work: lambda: total.add_(1.001))
-    recording.recorded(work, "cpu", [total, broken])
-    monkeypatch.setattr(recording, "_rehearsed", lambda work: lambda: total.add_(1.1))
-    with pytest.raises(recording.RecordingError, match=r"differs from what it replays by 0.1, where that moves 1"):
-        recording.recorded(work, "cpu", [total, broken])
-    assert torch.equal(total, torch.ones(2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
