@@ -92,8 +92,8 @@ class _Band:
         self.network = Stacked([trainer.model for trainer in trainers], unfold=unfold)
         self.loss, self.device, self.count = first.loss, first.device, len(trainers)
         sets = {id(trainer.data): trainer.data.train for trainer in trainers}
-        self.inputs, self.targets = (torch.stack(same) for same in zip(*sets.values(), strict=True))
         places = {which: place for place, which in enumerate(sets)}
+        self.inputs, self.targets = (torch.stack(same) for same in zip(*sets.values(), strict=True))
         self.which = torch.tensor([[places[id(trainer.data)]] for trainer in trainers], device=self.device)
         knobs = [trainer.optimizer.param_groups[0] for trainer in trainers]
         self.lr, self.momentum, self.decay = (
@@ -163,7 +163,7 @@ class _Band:
         samples, gradient = self.kept.shape[1], None
         for start in range(0, samples, size := max(1, at_once // self.count)):
             part = slice(start, start + size)
-            losses = self._losses(self.kept[:, part])
+            losses = self._losses(part)
             weighted = self.weights[:, part].to(losses) * losses
             found = torch.autograd.grad(weighted.sum(), self.network.trained)
             gradient = (
@@ -174,7 +174,8 @@ class _Band:
                 self.sums[:, 1] += (self.shares[:, part].to(losses) * losses).sum(1)
         self._update(gradient)
 
-    def _losses(self, kept: torch.Tensor) -> torch.Tensor:
+    def _losses(self, part: slice) -> torch.Tensor:
+        kept = self.kept[:, part]
         return self._losses_of(self.network(self.inputs[self.which, kept]), self.targets[self.which, kept])
 
     def _losses_of(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -196,7 +197,7 @@ class _Band:
     @torch.no_grad()
     def probe(self) -> None:
         """Pass a sample of each run. Raises StackingError for networks that cannot pass as one."""
-        self.network(self.inputs[self.which, self.which.new_zeros(self.count, 1)])
+        self.network(self.inputs[self.which, 0 * self.which])
 
     @torch.no_grad()
     def judged(self, parts: Sequence[tuple], name: str, at_once: int) -> list[dict[str, float]]:
@@ -306,11 +307,15 @@ class Program:
         ways = (False, True) if self.unfold is None and self.device.type == "cuda" else (bool(self.unfold),)
         plays = {}
         for way in ways:
-            for band in self.bands:
-                band.network.unfold(way)
+            self._unfold(way)
             plays[way], self.at_once = halving(self._record, self.at_once)
         self.unfold = min(ways, key=lambda way: self._seconds(plays[way])) if len(ways) > 1 else ways[0]
+        self._unfold(self.unfold)
         return plays[self.unfold]
+
+    def _unfold(self, way: bool) -> None:
+        for band in self.bands:
+            band.network.unfold(way)
 
     def _record(self, at_once: int) -> Callable[[], None]:
         def step() -> None:

@@ -62,10 +62,11 @@ class Stacked:
         return [one for one in self.parameters.values() if one.requires_grad]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        def one(parameters: dict, batch: torch.Tensor) -> torch.Tensor:
+            return functional_call(self.template, parameters, (batch,))
+
         try:
-            return vmap(lambda parameters, batch: functional_call(self.template, parameters, (batch,)))(
-                self.parameters, inputs
-            )
+            return vmap(one)(self.parameters, inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -98,9 +99,12 @@ class _Unfolded(nn.Module):
         (high, wide), (down, across) = self.weight.shape[2:], self.padding
         images = nn.functional.pad(images, (across, across, down, down)) if down or across else images
         patches = images.unfold(2, high, self.stride[0]).unfold(3, wide, self.stride[1])
-        # in this order the result is channels last in memory, as the next layer likes it
-        outputs = torch.einsum("mcxyij,ocij->moxy", patches, self.weight)
-        return outputs if self.bias is None else outputs + self.bias[:, None, None]
+        many, _, rows, columns = patches.shape[:4]
+        # a patch a row: the result is channels last in memory, as the next layer likes it
+        flat = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
+        outputs = flat @ self.weight.flatten(1).T
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.unflatten(0, (many, rows, columns)).permute(0, 3, 1, 2)
 
 
 def _unfolded(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import nn
 
 from support.errors import Refused, WrongType
 from support.experiments import memory
+from support.experiments.ghost import GhostBatchNorm2d
 from support.experiments.judging import cross_entropy
 from support.experiments.memory import Fitting, TooLarge, halving
 from support.experiments.training import Data, Trainer
@@ -77,31 +78,22 @@ def test_gradients_of_before_are_added_to_once():
     torch.testing.assert_close(found, 1 + model[0].weight.grad)
 
 
-class OwnGhost(nn.BatchNorm1d):
-    """A layer that parts what it gets into ghost batches of its own."""
-
-    ghost = 3
-
-    def forward(self, inputs):
-        if not self.training:
-            return super().forward(inputs)
-        return torch.cat([super(OwnGhost, self).forward(group) for group in inputs.split(self.ghost)])
-
-
-def test_ghost_batches_of_a_layer_stay_whole(monkeypatch):
+def test_ghost_batches_of_a_layer_stay_whole():
     """24, 12, then 6: halves are rounded to multiples of 3, and running statistics are put back."""
-    # until the refusal of `weighted_backward` knows such layers
-    monkeypatch.setattr("support.msgd.batch_statistics", lambda model: None)
-    monkeypatch.setattr("support.msgd._batch_norms", lambda model: iter(()), raising=False)
-    assert memory._together(network(OwnGhost(6)), 24) == 3
-    assert memory._together(network(OwnGhost(6)).eval(), 24) == 1
-    ours, plain, said = network(OwnGhost(6)), network(OwnGhost(6)), []
+
+    def make():
+        return network(nn.Unflatten(1, (2, 3, 1)), GhostBatchNorm2d(2, ghost=3), nn.Flatten())
+
+    assert memory._together(make(), 24) == 3 and memory._together(make().eval(), 24) == 1
+    ours, plain, said = make(), make(), []
     fits = Fitting(say=said.append)
     inputs, labels, weights = torch.randn(24, 5), torch.arange(24) % 3, torch.full((24,), 1 / 24)
     list(fits(ours, small(7, "backward"), inputs, labels, weights, 24))
     list(backward_in_chunks(plain, cross_entropy, inputs, labels, weights, 6))
     assert said == ["the memory holds 6 samples at once, not 24: that many pass together"]
     torch.testing.assert_close(dict(ours.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+    with pytest.raises(TooLarge, match="memory does not hold a pass of 3 samples"):
+        list(Fitting(say=said.append)(make(), small(2), inputs, labels, weights, 24))
 
 
 @pytest.mark.parametrize(
