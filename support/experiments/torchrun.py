@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +137,7 @@ def together(does: Callable[[], int], device: str) -> int:
     another only of what befell itself. Raises RankError as `joined`, and what the function raises.
     """
     first = os.environ.get("RANK") == "0"
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
     try:
         with joined(device), contextlib.nullcontext() if first else _silent():
             return does()
@@ -143,6 +145,27 @@ def together(does: Callable[[], int], device: str) -> int:
         if first or not (alike(error) or isinstance(error, RankLost)):
             raise
         return 2
+    except _Told:
+        if first:
+            raise RankLost(
+                "this process was told to stop, as all are when one ends: start the same command again, it goes on "
+                "from the last checkpoint"
+            ) from None
+        return 2
+    except KeyboardInterrupt:
+        if first:
+            raise
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Told(BaseException):
+    """SIGTERM, as an exception that nobody on the way takes for an error of theirs."""
+
+
+def _told_to_stop(*_) -> None:
+    raise _Told
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -198,6 +199,22 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
     wanted = "process 3 has no device of its own: start --nproc-per-node 2"
     with pytest.raises(RankError, match=wanted), torchrun.joined("cuda"):
         pass
+
+
+def test_a_process_that_is_told_to_stop_says_so_and_the_others_say_nothing(monkeypatch):
+    """As torchrun tells all when one has died."""
+    monkeypatch.setattr(torchrun, "joined", lambda device: contextlib.nullcontext(0))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped():
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RankLost, match="told to stop, as all are when one ends: start the same command again"):
+        torchrun.together(stopped, "cpu")
+    monkeypatch.setenv("RANK", "1")
+    assert torchrun.together(stopped, "cpu") == 2 and signal.getsignal(signal.SIGTERM) == before
+    assert torchrun.together(lambda: signal.raise_signal(signal.SIGINT), "cpu") == 130
 
 
 def test_an_error_of_one_process_parts_it_from_the_others(monkeypatch):
