@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 from support.errors import Refused, WrongType, integer, real
@@ -142,7 +143,7 @@ class _Job:
         self.deadline = min(last, self.start + (timeout or float("inf")))
         self.pipe, theirs = multiprocessing.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(theirs, function, self.call))
-        with environment(threads_of(threads)):
+        with environment(threads_of(threads) | _same_package()):
             try:
                 self.process.start()
             except (EOFError, ConnectionError):  # the process to fork from was killed: this starts another
@@ -231,6 +232,12 @@ def threads_of(number: int) -> dict[str, str]:
     '1'
     """
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(number))
+
+
+def _same_package() -> dict[str, str]:
+    """Where processes find this package: what is imported beforehand does not see this process's ``sys.path``."""
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @contextlib.contextmanager

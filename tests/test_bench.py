@@ -89,3 +89,23 @@ def test_the_routes_to_gaussian_noise_draw_the_same_law(route):
 def test_the_record_is_json_without_surprises():
     text = (ROOT / "notebooks" / "records" / f"{bench.RECORD}.json").read_text(encoding="utf-8")
     assert json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n" == text
+
+
+def test_what_a_device_is_asked_can_be_asked_of_a_processor(capsys):
+    """Every line of it, at tiny sizes; the numbers mean nothing here."""
+    from support.bench import device
+
+    tiny = device.Sizes(n=20, b=4, seeds=1, steps=1, network="ResNet8", pixels=8, batch=4, chunk=2, matrix=8)
+    assert device.main("cpu", tiny) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("goal" in line for line in lines) == 10 and all(": " in line for line in lines[1:-1])
+    assert all(float(line.rpartition(": ")[2]) > 0 for line in lines[1:-1])
+
+
+def test_a_device_that_is_not_there_is_one_line(capsys, monkeypatch):
+    from support.bench import device
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device.main() == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: device = 'cuda' was asked for") and shown.err.count("\n") == 1 and not shown.out

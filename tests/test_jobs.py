@@ -1,6 +1,7 @@
 """Many jobs in processes of their own: results, limits, real kills."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,3 +199,22 @@ def test_all_jobs_are_told_to_stop_at_one_time():
     """A time that has come already ends a job of ten minutes, which has no time limit of its own."""
     (ended,) = jobs.run(time.sleep, [(600.0,)], until=time.time())
     assert isinstance(ended.error, jobs.TimeUp) and "time limit" in str(ended.error)
+
+
+def test_what_is_imported_beforehand_is_the_package_of_this_process(tmp_path):
+    """Another tree of the package than the one installed, from a process that finds it by its path alone."""
+    tree = tmp_path / "tree"
+    shutil.copytree(HERE.parent / "support", tree / "support", ignore=shutil.ignore_patterns("__pycache__", "claims"))
+    (tree / "support" / "errors.py").open("a", encoding="utf-8").write("\n\ndef where():\n    return __file__\n")
+    code = (
+        f"import sys\nsys.path.insert(0, {str(tree)!r})\nfrom support import errors, jobs\n"
+        "if __name__ == '__main__':\n"
+        "    (ended,) = jobs.run(errors.where, [()], preload=('support.errors',))\n"
+        "    print(ended.result or ended.error)\n"
+    )
+    (tmp_path / "call.py").write_text(code, encoding="utf-8")
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "call.py"], cwd=tmp_path, env=plain, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(tree / "support" / "errors.py"), done.stderr

@@ -18,6 +18,7 @@ from support import files
 from support.errors import Refused, instance
 
 _KIND = b"sgd-noise checkpoint\n"
+_REMEDY = "delete it to start this run again"
 _DIGEST = hashlib.sha256().digest_size
 # numpy's numbers and arrays stand for themselves: Python's would make the steps of a resumed run in another precision
 _NUMPY = (
@@ -66,25 +67,29 @@ def load(path: Path | str, device: str | torch.device = "cpu", *, keys: Collecti
     path = _path(path)
     if not path.exists():
         return None
-    remedy = "delete it to start this run again"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror}): {remedy}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror}): {_REMEDY}") from error
+    return parse(content, path, device, keys=keys)
+
+
+def parse(content: bytes, path: Path | str, device: str | torch.device = "cpu", *, keys: Collection[str] = ()) -> dict:
+    """The state in the bytes of a checkpoint; ``path`` is for messages. Raises CheckpointError as `load`."""
     kind, digest, payload = content[: len(_KIND)], content[len(_KIND) :][:_DIGEST], content[len(_KIND) + _DIGEST :]
     if kind != _KIND:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read (it has no checksum: another file, or an older one): {remedy}"
+            f"checkpoint {path} cannot be read (it has no checksum: another file, or an older one): {_REMEDY}"
         )
     if digest != hashlib.sha256(payload).digest():
-        raise CheckpointError(f"checkpoint {path} cannot be read (it is damaged: its checksum differs): {remedy}")
+        raise CheckpointError(f"checkpoint {path} cannot be read (it is damaged: its checksum differs): {_REMEDY}")
     try:
         state = _read(payload, device)
     except Exception as error:  # written by another version, it raises what the unpickler raises
-        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}): {remedy}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}): {_REMEDY}") from error
     missing = [key for key in keys if not isinstance(state, Mapping) or key not in state]
     if missing or not isinstance(state, dict):
-        raise CheckpointError(f"checkpoint {path} lacks {', '.join(missing) or 'a state'}: {remedy}")
+        raise CheckpointError(f"checkpoint {path} lacks {', '.join(missing) or 'a state'}: {_REMEDY}")
     return state
 
 

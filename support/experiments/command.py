@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from support.errors import Refused
@@ -20,8 +20,8 @@ class RequestError(Refused):
 
 
 def add(commands) -> None:
-    """Add ``experiments list | run | status | queue | import`` to the subcommands of a parser."""
-    says = "run the recorded experiments: list, run, status, queue, import"
+    """Add ``experiments list | run | status | queue | import | pack`` to the subcommands of a parser."""
+    says = "run the recorded experiments: list, run, status, queue, import, pack"
     top = commands.add_parser("experiments", help=says, description=says).add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -33,12 +33,13 @@ def add(commands) -> None:
         sub.set_defaults(does=does)
         return sub
 
-    action("list", list_presets, "the presets, their methods, and what their scales change; the plans")
+    listing = action("list", list_presets, "the presets and their plans; of a preset: methods, scales, questions")
+    listing.add_argument("preset", metavar="PRESET", nargs="?", help="one of them, with all that is known of it")
     example = "experiments run wu.fig1a --scale paper --seeds 1..3"
     run = action("run", run_preset, "make the records of a preset, seed by seed over all methods", example)
     run.add_argument("preset", metavar="PRESET")
     run.add_argument("--methods", metavar="A,B", help="methods, separated by commas (default: all of the preset's)")
-    run.add_argument("--scale", default="book", help="smoke, book or paper (default: book)")
+    run.add_argument("--scale", default="book", help="smoke, book, gpu or paper, as the preset has it (default: book)")
     run.add_argument("--seeds", default="1", metavar="1..3", help="seeds, such as 1..3 or 1,4 (default: 1)")
     run.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     run.add_argument(
@@ -46,15 +47,17 @@ def add(commands) -> None:
     )
     threads = "threads of a run on the CPU; part of what fixes its last digits (default: 2)"
     run.add_argument("--threads", type=int, default=2, metavar="N", help=threads)
-    status = action("status", show_status, "which records there are, and which runs are on their way")
+    status = action("status", show_status, "how far each plan is; which records there are, which runs are on their way")
+    status.add_argument("--json", action="store_true", help="the same for programs")
     example = "experiments queue --device cuda --budget 9m -o results"
     queue = action("queue", run_queue, "make the missing records of every plan, in the order of their worth", example)
     queue.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     queue.add_argument(
         "--budget", default="1h", metavar="9m", help="time to stop after, such as 90s, 9m, 2h (default: 1h)"
     )
-    queue.add_argument("--plans", metavar="A,B", help="plans, separated by commas (default: all of them)")
     queue.add_argument("--jobs", "-j", type=int, metavar="N", help="runs at a time (default: as many as fit)")
+    together = "runs that share a network in one program (default: on cuda)"
+    queue.add_argument("--together", action=argparse.BooleanOptionalAction, help=together)
     queue.add_argument("--dry-run", action="store_true", help="say what would be made and how long it will take")
     filing = action(
         "import",
@@ -63,6 +66,18 @@ def add(commands) -> None:
         "experiments import records.tar.gz",
     )
     filing.add_argument("archive", type=Path, metavar="ARCHIVE")
+    packing = action(
+        "pack",
+        pack_data,
+        "write the data that plans need into one small folder, for SUPPORT_DATA on another machine",
+        "experiments pack -o pack --plans wu.fig1a.drawn",
+    )
+    packing.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder, new or empty")
+    packing.add_argument("--keep", action="append", default=[], metavar="NAME=N+M", help="only the first N training "
+                         "and M test images of a data set, such as cifar10=10000+2000")  # fmt: skip
+    packing.add_argument("--limit", type=float, default=30.0, metavar="MIB", help="largest pack (default: 30 MiB)")
+    for sub in (queue, packing):
+        sub.add_argument("--plans", metavar="A,B", help="plans, separated by commas (default: all of them)")
     for sub in (run, status, filing):
         sub.add_argument("-o", "--output", default=str(RECORDS), metavar="DIR", help=f"records (default: {RECORDS})")
     queue.add_argument("-o", "--output", default=".", metavar="DIR", help="folder of the archive (default: here)")
@@ -86,28 +101,44 @@ def _count(name: str, value: int, most: int) -> int:
     return value
 
 
-def list_presets(_: argparse.Namespace) -> int:
-    """Print every preset: what it reproduces, its methods, what each scale changes; and the plans."""
+def list_presets(options: argparse.Namespace) -> int:
+    """Print the presets, what they reproduce, their scales and plans; of a single one all methods, what each scale
+    changes, and the questions of its plans.
+    """
     from support.experiments import plans, presets
 
-    for preset in presets.PRESETS.values():
-        print(f"{preset.name}: {preset.reproduces}\n  methods: {', '.join(preset.methods)}")
+    chosen = presets.PRESETS.values() if options.preset is None else [presets.preset(options.preset)]
+    planned, whole = plans.read_all(), options.preset is not None
+    for preset in chosen:
+        print(f"{preset.name}: {preset.reproduces}")
+        names = preset.methods
+        short = f"{len(names)}, from {names[0]} to {names[-1]}" if len(names) > 8 and not whole else ", ".join(names)
+        print(f"  methods: {short}")
         for scale in preset.scales:
-            print(f"  {scale}: {_describe(preset, scale)}")
-        if preset.note:
+            print(f"  {scale}: {_describe(preset, scale, whole)}")
+        for plan in (plan for plan in planned if plan.preset == preset.name):
+            size = f"{plan.scale}, {len(plan.methods)} x {len(plan.seeds)} runs (methods x seeds)"
+            print(f"  plan {plan.name}: {size}" + (f"; {plan.question}" if whole else ""))
+        if preset.note and whole:
             print(f"  {preset.note}")
-    for plan in plans.read_all():
-        size = f"{len(plan.methods)} methods, {len(plan.seeds)} seeds"
-        print(f"plan {plan.name} of {plan.date}: {plan.question}\n  {plan.preset} {plan.scale}, {size}")
+    if not whole:
+        print("of one of them, with what its scales change: experiments list PRESET")
     return 0
 
 
-def _describe(preset, scale: str) -> str:
-    changes = preset.changes(scale)
+def _describe(preset, scale: str, whole: bool = True) -> str:
     setting = preset.setting(scale)
-    size = f"{setting.steps:,} steps, n = {setting.n}, b = {setting.b}, {setting.dataset}"
-    changed = ", ".join(f"{knob} {there} → {here}" for knob, (here, there) in changes.items())
-    return size + (f"; changes {changed}" if changes else "")
+    size = f"{setting.steps:,} steps, n = {setting.n:,}, b = {setting.b:,}, {setting.model}, {setting.dataset}"
+    size += " at half resolution" * setting.halved
+    changed = ", ".join(_change(knob, *both) for knob, both in preset.changes(scale).items())
+    return size + (f"; changes {changed}" if changed and whole else "")
+
+
+def _change(knob: str, here, there) -> str:
+    """What a scale changes of a knob; of a knob that holds several, those that differ."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        return ", ".join(_change(f"{knob}.{key}", here[key], there[key]) for key in here if here[key] != there[key])
+    return f"{knob} {there} → {here}"
 
 
 def seeds_of(text: str) -> list[int]:
@@ -148,10 +179,19 @@ def seconds_of(text: str) -> float:
 
 def run_preset(options: argparse.Namespace) -> int:
     """Make the records that are missing, seed by seed over the methods; the exit status is 1 if a run failed on the
-    way,
-    or a record that is there is damaged.
+    way, or a record that is there is damaged. All processes of torchrun make each run together.
     """
-    from support.experiments import data, plans, presets, records, runs
+    from support.experiments import runs, torchrun
+
+    if (processes := torchrun.started()) == 1:
+        return _run_preset(options, runs.record)
+    if options.jobs != 1:
+        raise RequestError(f"jobs = {options.jobs} beside {processes} processes of torchrun: leave --jobs out")
+    return torchrun.together(lambda: _run_preset(options, torchrun.record), options.device)
+
+
+def _run_preset(options: argparse.Namespace, record: Callable) -> int:
+    from support.experiments import plans, presets, records, runs, torchrun
 
     preset = presets.preset(options.preset)
     setting = preset.setting(options.scale)
@@ -162,7 +202,7 @@ def run_preset(options: argparse.Namespace) -> int:
         raise RequestError(f"methods {options.methods!r} name one twice: write each once")
     _count("jobs", options.jobs, _MOST_JOBS), _count("threads", options.threads, _MOST_THREADS)
     runs.check_device(options.device)
-    data.load(setting.dataset)
+    runs.images(setting)
     output, work = _folder("--output", options.output), _folder("--work", options.work)
     for folder in (output, work):
         records.check_folder(folder)
@@ -178,8 +218,9 @@ def run_preset(options: argparse.Namespace) -> int:
     print(f"{preset.name}: {preset.reproduces}\n{options.scale}: {_describe(preset, options.scale)}")
     print(f"{len(specs) - len(missing) - damaged} of {len(specs)} records are there", flush=True)
     planned = plans.read_all()
-    show = None if options.jobs == 1 else False
-    calls = [(s, plans.plan_of(s, planned), output, work, options.device, options.threads, show) for s in missing]
+    missing = torchrun.agreed(missing)
+    own = (output, work, options.device, options.threads, None if options.jobs == 1 else False, record)
+    calls = [(spec, plans.plan_of(spec, planned), *own) for spec in missing]
     return int(damaged + sum(_report(*done) for done in _in_turn(calls, options.jobs, options.threads)) > 0)
 
 
@@ -202,22 +243,25 @@ def _report(line: str, well: bool) -> bool:
     return not well
 
 
-def _one(spec, plan, output: Path, work: Path, device: str, threads: int, show: bool | None) -> tuple[str, bool]:
+def _one(
+    spec, plan, output: Path, work: Path, device: str, threads: int, show: bool | None, record: Callable
+) -> tuple[str, bool]:
     """One run: a line about it, and whether it went well. A run that fails does not stop the others."""
     import torch
 
-    from support.experiments import records, runs
+    from support.experiments import records, torchrun
 
     torch.set_num_threads(threads)
     title = f"{spec.method} seed {spec.seed}"
     try:
-        path = runs.record(spec, output, work, plan=plan, device=device, show=show)
+        path = record(spec, output, work, plan=plan, device=device, show=show)
     except (
         ValueError,
         ArithmeticError,
         RuntimeError,
         OSError,
     ) as error:  # from a loss that is not finite to a full disk
+        torchrun.part(title, error)
         return f"error: {title}: {error}", False
     found = records.read(path)
     final, took = found["final"], found["provenance"]["wall_s"]
@@ -229,96 +273,26 @@ def _one(spec, plan, output: Path, work: Path, device: str, threads: int, show: 
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """Print, for each preset and scale that was begun: the seeds that have a record, by method, and the runs that are
-    on
-    their way; and how far each plan is.
+    """Print how far each plan is, and for each preset and scale that was begun: the seeds that have a record, by
+    method, and the runs that are on their way.
     """
-    from support.experiments import plans, presets, queue
+    from support.experiments import plans, queue, status
 
     output, work = _folder("--output", options.output), _folder("--work", options.work)
     if options.output != str(RECORDS):
         _folder("--output", options.output, there=True)
-    found = False
-    for preset in presets.PRESETS.values():
-        for scale, setting in preset.scales.items():
-            methods = (*(["start"] if setting.escape else []), *preset.methods)
-            states = [_State.of(preset.name, scale, method, output, work) for method in methods]
-            if lines := [f"  {state.method}: {state.line}" for state in states if state.begun]:
-                found = True
-                print(f"{preset.name} {scale}", *lines, sep="\n")
-    if not found:
-        print(f"no record in {output}, no run on its way in {work}")
-    for plan in plans.read_all():
-        left = len(queue.missing([plan], [output, work / queue.RECORDS], warn=lambda line: _report(line, False)))
-        print(f"plan {plan.name}: {len(list(plan.runs())) - left} of {len(list(plan.runs()))} records")
+    folders = [output, work / queue.RECORDS]
+    planned = [status.Progress.of(plan, folders, work) for plan in plans.read_all()]
+    runs = status.states(output, work)
+    if options.json:
+        print(json.dumps(status.machine(planned, runs), indent=1))
+        return 0
+    print(
+        *status.lines(planned, runs),
+        *([] if runs else [f"no record in {output}, no run on its way in {work}"]),
+        sep="\n",
+    )
     return 0
-
-
-@dataclass(frozen=True)
-class _State:
-    """How far one method of a preset is: seeds with a record, those whose record is damaged, runs under way."""
-
-    method: str
-    done: list[int]
-    damaged: list[int]
-    under_way: list[str]
-
-    @classmethod
-    def of(cls, preset: str, scale: str, method: str, output: Path, work: Path) -> _State:
-        from support.experiments import runs
-
-        def spec(seed):
-            return runs.RunSpec(preset, scale, method, seed)
-
-        pattern = spec(0).name.removesuffix("0")
-        done, at_work = _seeds_with(output, pattern, ".json"), _seeds_with(work, pattern, ".lock", ".pt")
-        damaged = [seed for seed in done if not _readable(spec(seed).path(output))]
-        return cls(method, done, damaged, [line for seed in at_work if (line := _on_its_way(spec(seed), work))])
-
-    @property
-    def begun(self) -> bool:
-        return bool(self.done or self.under_way)
-
-    @property
-    def line(self) -> str:
-        said = [f"{len(self.done)} records (seeds {', '.join(map(str, self.done))})" if self.done else "no record"]
-        said += [f"seed {seed} cannot be read: delete it and run it again" for seed in self.damaged]
-        return "; ".join(said + self.under_way)
-
-
-def _readable(path: Path) -> bool:
-    from support.experiments import records
-
-    try:
-        return bool(records.read(path))
-    except records.RecordError:
-        return False
-
-
-def _on_its_way(spec, work: Path) -> str:
-    """How far a run is whose lock or checkpoint stands in the folder of work; empty if it is over."""
-    from support import files
-    from support.experiments import checkpoints
-
-    start = spec.method == "start"
-    process = files.holder(work / f"{spec.name}.lock")
-    try:
-        state = checkpoints.load(work / f"{spec.name}{'-running' if start else ''}.pt", keys=("steps_done",))
-    except checkpoints.CheckpointError as error:
-        return str(error)
-    if not process and state is None:
-        return ""
-    steps = spec.setting.escape.start_limit if start else spec.setting.steps
-    at = f" at step {state['steps_done']:,} of {steps:,}" if state else ""
-    return f"seed {spec.seed}{at}, {f'process {process}' if process else 'stopped'}"
-
-
-def _seeds_with(folder: Path, pattern: str, *suffixes: str) -> list[int]:
-    start = len(Path(pattern).name)
-    found = {
-        path.name[start:].removesuffix(suffix) for suffix in suffixes for path in folder.glob(f"{pattern}*{suffix}")
-    }
-    return sorted(int(seed) for seed in found if seed.isdecimal() and seed.isascii())
 
 
 # --- queue ------------------------------------------------------------------------------------------------------------
@@ -340,35 +314,75 @@ def _plans(names: str | None) -> list:
 
 def run_queue(options: argparse.Namespace) -> int:
     """Make the missing records of the plans until the budget is spent; exit status 1 if one failed on the way."""
-    from support.experiments import data, queue, records, runs
+    from support.experiments import queue, records, runs, torchrun
 
+    if (processes := torchrun.started()) > 1:
+        raise RequestError(
+            f"a queue is no work for {processes} processes of torchrun: call it alone, it starts its own"
+        )
     chosen, budget = _plans(options.plans), seconds_of(options.budget)
     output, work = _folder("--output", options.output), _folder("--work", options.work)
     folders = [_folder("--records", options.records, there=options.records != str(RECORDS)), work / queue.RECORDS]
-    jobs = queue.missing(chosen, folders, warn=lambda line: _report(line, False))
+    jobs = queue.missing(chosen, folders, warn=lambda line: _report(line, False), work=work)
+    runs.check_device(options.device, there=not options.dry_run)
     if not options.dry_run:
-        runs.check_device(options.device)
-    cores = queue.default_workers("cpu" if options.dry_run else options.device, jobs)
-    workers = cores if options.jobs is None else _count("jobs", options.jobs, _MOST_JOBS)
-    for plan in chosen:
-        left = [job for job in jobs if job.plan == plan]
-        took = queue.estimate(left, options.device, workers)
-        print(f"{plan.name}: {len(left)} of {len(list(plan.runs()))} records missing, about {_minutes(took)} here")
-    total = queue.estimate(jobs, options.device, workers)
-    print(f"{len(jobs)} runs, {workers} at a time on {options.device}: about {_minutes(total)} in all", flush=True)
+        queue.check_budget(jobs, options.device, budget, work)
+    workers = queue.default_workers(options.device, jobs)
+    workers = workers if options.jobs is None else _count("jobs", options.jobs, _MOST_JOBS)
+    print(*_queued(chosen, jobs, options.device, workers), sep="\n", flush=True)
     if options.dry_run or not jobs:
         return 0
-    for dataset in {job.spec.setting.dataset for job in jobs}:
-        data.load(dataset)
+    for setting in {job.spec.setting for job in jobs}:
+        runs.images(setting)
     for folder in (output, work):
         records.check_folder(folder)
     own = {"device": options.device, "budget_s": budget, "output": output, "work": work, "workers": workers}
+    own["together"] = options.device == "cuda" if options.together is None else options.together
     tally = queue.run(jobs, **own, say=lambda line: print(line, flush=True))
     return int(tally.failed > 0)
 
 
+def _queued(chosen: Sequence, jobs: Sequence, device: str, workers: int) -> list[str]:
+    """What a queue will do: plan by plan in their order, then all of it, and the data that it needs."""
+    from support.experiments import data_pack, queue, status
+
+    rows = [("plan", "missing", "scale", "a run", *(["memory"] * (device == "cuda")), "in all")]
+    for plan in chosen:
+        left = [job for job in jobs if job.plan == plan]
+        each, took = plan.queue.cuda_s if device == "cuda" else plan.queue.cpu_s, queue.estimate(left, device, workers)
+        memory = [f"{plan.queue.cuda_gib:g} GiB"] * (device == "cuda")
+        size = f"{len(left)} of {len(list(plan.runs()))}"
+        rows.append((plan.name, size, plan.scale, f"{each:g} s", *memory, _minutes(took)))
+    total = queue.estimate(jobs, device, workers)
+    files = ", ".join(part.file for part in data_pack.needed(job.spec.setting for job in jobs)) or "none"
+    return [
+        *status.table(rows),
+        f"{len(jobs)} runs, {workers} at a time on {device}: about {_minutes(total)} in all",
+        f"data: {files}",
+    ]
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def pack_data(options: argparse.Namespace) -> int:
+    """Write the data that the plans' runs need into a folder, and print the sizes."""
+    from support.experiments import data_pack, status
+
+    limit = data_pack.LIMIT if options.limit == 30 else int(options.limit * 2**20)
+    folder, keep = _folder("--output", options.output), dict(map(_kept, options.keep))
+    settings = {spec.setting: None for plan in _plans(options.plans) for spec in plan.runs()}
+    sizes = data_pack.write(data_pack.needed(settings, keep), folder, limit)
+    rows = [(title, f"{size / 2**20:.2f} MiB") for title, size in (*sizes.items(), ("in all", sum(sizes.values())))]
+    print(*status.table(rows), f"SUPPORT_DATA={folder}", sep="\n")
+    return 0
+
+
+def _kept(text: str) -> tuple[str, tuple[int, int]]:
+    if not (form := re.fullmatch(r"\s*(\w+)\s*=\s*([1-9]\d{0,6})\+([1-9]\d{0,6})\s*", text)):
+        raise RequestError(f"--keep {text!r} is malformed: write NAME=TRAINING+TEST, such as cifar10=10000+2000")
+    return form[1], (int(form[2]), int(form[3]))
 
 
 def import_archive(options: argparse.Namespace) -> int:

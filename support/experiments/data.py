@@ -120,11 +120,12 @@ SOURCES = {
     ),
 }
 NAMES = ("digits", *SOURCES)
+HALF = "_halved"  # in the name of a file that holds a data set at half its size
 
 
-def load(name: str = "digits") -> Images:
-    """The data set ``name``: "digits", "fashion_mnist", "mnist", "cifar10", "cifar100" or
-    "svhn".
+def load(name: str = "digits", *, half: bool = False) -> Images:
+    """The data set ``name``: "digits", "fashion_mnist", "mnist", "cifar10", "cifar100" or "svhn"; with ``half``, what
+    `halved` makes of it, for which ``SUPPORT_DATA`` may hold that alone (`support.experiments.data_pack` writes it).
 
     Raises DataError for an unknown name, a folder ``SUPPORT_DATA`` that is missing or lacks the files, and for files
     that are damaged.
@@ -134,17 +135,32 @@ def load(name: str = "digits") -> Images:
     """
     if instance("name", name, str, "give a data set's name such as 'digits'") not in NAMES:
         raise DataError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
+    read = _load_half if boolean("half", half) else _load
     folder = os.environ.get("SUPPORT_DATA")
-    return _load(name, Path(folder).expanduser() if folder else None)
-
-
-@lru_cache(maxsize=2)
-def _load(name: str, folder: Path | None) -> Images:
-    if folder is not None and not folder.is_dir():
+    if not folder:
+        return read(name, None)
+    if not (folder := Path(folder).expanduser()).is_dir():
         raise DataError(
             f"SUPPORT_DATA = {folder} is no folder: set it to the folder with the data files, or unset it to download "
             f"them"
         )
+    return read(name, folder)
+
+
+@lru_cache(maxsize=2)
+def _load_half(name: str, folder: Path | None) -> Images:
+    path = folder / f"{name}{HALF}.npz" if folder else None
+    if path is None or not path.is_file():
+        return halved(_load(name, folder))
+    height, width, *colours = SOURCES[name].shape
+    source = replace(SOURCES[name], shape=(height // 2, width // 2, *colours))
+    arrays = read_npz(path, "x_train", "y_train", "x_test", "y_test")
+    parts = _checked(name, "train", tuple(arrays[:2]), source), _checked(name, "test", tuple(arrays[2:]), source)
+    return Images(f"{name} at {height // 2} x {width // 2}", *parts, classes=source.classes)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, folder: Path | None) -> Images:
     if name == "digits":
         return _digits(folder)
     source = SOURCES[name]
@@ -178,8 +194,8 @@ def _from_folder(name: str, source: Source, folder: Path) -> tuple[Part, Part]:
 
 
 def _checked(name: str, kind: str, part: Part, source: Source) -> Part:
-    """Refuse images and labels that are not what the data set is made of. CIFAR-10 may come with fewer training images,
-    in whole thousands a class.
+    """Refuse images and labels that are not what the data set is made of. CIFAR-10 may come with fewer images: training
+    images in whole thousands a class, test images in whole hundreds a class.
     """
     images, labels = part
     expected = source.counts[kind == "test"]
@@ -189,7 +205,7 @@ def _checked(name: str, kind: str, part: Part, source: Source) -> Part:
     elif labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         problem = f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images"
     elif len(images) != expected and not (
-        name == "cifar10" and kind == "train" and 0 < len(images) < expected and len(images) % 10_000 == 0
+        name == "cifar10" and 0 < len(images) < expected and len(images) % (10_000 if kind == "train" else 1000) == 0
     ):
         problem = f"{len(images)} images, not {expected}"
     elif set(np.unique(labels)) != set(range(source.classes)):

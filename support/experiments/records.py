@@ -151,18 +151,22 @@ def _no_twins(pairs: list[tuple]) -> dict:
 
 
 def provenance(wall_s: float, device: str = "cpu") -> dict:
-    """Commit (with ``+changes`` if the tree differs from it), device, threads, versions and wall time in seconds.
+    """Commit (with ``+changes`` if the tree differs from it), device, threads, versions and wall time in seconds; the
+    number of processes, if several made the run together.
 
     ``SUPPORT_COMMIT`` names the commit where there is no git, as on a machine that only has a copy of the tree.
     """
     import numpy
     import torch
 
+    from support.experiments.distributed import world
+
     where = Path(__file__).parent
     if not (commit := os.environ.get("SUPPORT_COMMIT")):
         changed = _git(where, "status", "--porcelain", "--untracked-files=no")
         commit = (_git(where, "rev-parse", "--short=12", "HEAD") or "unknown") + ("+changes" if changed else "")
     own = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+    own |= {"processes": world()} if world() > 1 else {}
     versions = {"python": platform.python_version(), "numpy": numpy.__version__}
     return own | {
         "commit": commit,

@@ -22,34 +22,48 @@ import torch
 from torch.optim.lr_scheduler import MultiStepLR
 
 from support import files
-from support.experiments import checkpoints, data, models, optimizers, records, regularised, variants
+from support.experiments import checkpoints, data, distributed, models, optimizers, records, regularised, variants
+from support.experiments.captured import Captured
 from support.experiments.escape import Escape, Measurement, additive_noise
 from support.experiments.inputs import Augment, Pixels
 from support.experiments.judging import LOSSES
+from support.experiments.memory import Fitting
 from support.experiments.plans import Plan
 from support.experiments.presets import PresetError, Setting
 from support.experiments.seeding import stream
 from support.experiments.spec import START, RunSpec, law
 from support.experiments.spread import Spread
 from support.experiments.training import Data, Run, Trainer, differences
+from support.msgd import backward_in_chunks
 from support.sampling import Bernoulli, MiniBatch
 
 _AT_ONCE = 2000  # samples of a pass on a device, whatever the setting's chunk: its memory is not a processor's cache
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is not there. Raises PresetError."""
+def check_device(device: str, there: bool = True) -> None:
+    """Refuse a device that does not exist, or, unless it need not be ``there``, that this machine lacks. Raises
+    PresetError.
+    """
     if device not in ("cpu", "cuda"):
         raise PresetError(f"device = {device!r} is unknown: choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    if there and device == "cuda" and not torch.cuda.is_available():
         raise PresetError(
             "device = 'cuda' was asked for, but torch sees no CUDA device: choose cpu, or install a torch built for "
             "CUDA"
         )
 
 
-def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, start: dict | None = None) -> Trainer:
-    """The trainer of one run, before its first step. start: state of the model where an escape begins.
+def trainer(
+    setting: Setting,
+    method: str,
+    seed: int,
+    device: str = "cpu",
+    *,
+    start: dict | None = None,
+    drawn: Data | None = None,
+) -> Trainer:
+    """The trainer of one run, before its first step. start: state of the model where an escape begins.  drawn: its
+    images, where they are at hand.
 
     On a device a pass takes all samples that fit, and sums are in full float32. Raises DataError if the data is
     missing.
@@ -59,9 +73,10 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
     if device != "cpu":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        setting = replace(setting, chunk=max(setting.chunk, _AT_ONCE))
+        ghosts = _AT_ONCE // (setting.ghost or 1) * (setting.ghost or 1)  # whole ones
+        setting = replace(setting, chunk=max(setting.chunk, ghosts))
         escape = escape and replace(escape, chunk=max(escape.chunk, _AT_ONCE))
-    drawn = _data(setting, seed, device)
+    drawn = _data(setting, seed, device) if drawn is None else drawn
     model = _model(setting, drawn.train[0].shape[1:], seed, device, start)
     knobs = {"momentum": setting.momentum, "weight_decay": setting.weight_decay}
     optimizer = optimizers.by_name(setting.optimizer, model.parameters(), setting.lr, **knobs)
@@ -84,6 +99,11 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
         loss = spread.loss
     own = torch.Generator().manual_seed(stream(seed, "noise", variants.base(method)))
     options |= {"generator": own, "loss": loss, "chunk": setting.chunk}
+    passes = backward_in_chunks
+    if device != "cpu":
+        # a loss that watches itself is run, not replayed
+        passes = Fitting(backward_in_chunks if setting.spread else Captured())
+    options["passes"] = distributed.shared(passes)
     if setting.milestones:
         options |= {"schedule": MultiStepLR(optimizer, list(setting.milestones), 0.1)}
     drawing = law(setting, method)
@@ -92,19 +112,22 @@ def trainer(setting: Setting, method: str, seed: int, device: str = "cpu", *, st
     return Trainer(model, optimizer, drawing, drawn, **options)
 
 
+def images(setting: Setting) -> data.Images:
+    """The data set of a setting. Raises DataError where it is missing."""
+    return data.load(setting.dataset, half=setting.halved)
+
+
 def _data(setting: Setting, seed: int, device: str) -> Data:
     chosen = {"draw_from": setting.draw_from, "corrupted": setting.corrupted, "pixels": setting.pixels}
     chosen |= {"as_bytes": True} if setting.as_bytes else {}
-    images = data.load(setting.dataset)
-    images = data.halved(images) if setting.halved else images
-    parts = data.split(images, setting.n, protocol=setting.protocol, seed=seed, **chosen)
+    parts = data.split(images(setting), setting.n, protocol=setting.protocol, seed=seed, **chosen)
     return Data.on(device, parts.train, parts.test, setting.watched)
 
 
 def _model(setting: Setting, shape: tuple[int, ...], seed: int, device: str, start: dict | None) -> torch.nn.Module:
     """The network at its start, for images of a shape; behind what scales bytes, where images are bytes."""
     generator = torch.Generator().manual_seed(stream(seed, "initialisation"))
-    classes = data.load(setting.dataset).classes
+    classes = images(setting).classes
     pixels = math.prod((3, *shape[1:]) if setting.as_bytes else shape)
     network = models.by_name(setting.model, pixels=pixels, width=setting.width, ghost=setting.ghost, classes=classes)
     if setting.init == "fan_in":

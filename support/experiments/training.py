@@ -304,15 +304,19 @@ class Trainer:
         judged = self._judge("train", *self.data.train) | self._judge("test", *self.data.test)
         return {"steps": self.steps_done, **judged, "tested": len(self.data.test[0])}
 
-    def _evaluate(self) -> dict[str, float]:
-        """One more point of the curves; the two logged losses are means over the steps since the last point."""
+    def _judged_on_the_way(self) -> dict[str, float]:
+        watched = (part[: self.data.watched] for part in self.data.test)
+        return self._judge("train", *self.data.train) | self._judge("test", *watched)
+
+    def _evaluate(self, judged: dict[str, float] | None = None) -> dict[str, float]:
+        """One more point of the curves; the two logged losses are means over the steps since the last point. judged:
+        its losses and accuracies, where they are known.
+        """
         self._check()
-        inputs, targets = self.data.test
         since = self.steps_done - (self.curves["step"][-1] if self.curves["step"] else 0)
         weighted, clean = (self.sums / since).tolist() if since else (None, None)
         point = {"step": self.steps_done, "step_loss": clean, "weighted_loss": weighted}
-        point |= self._judge("train", *self.data.train)
-        point |= self._judge("test", inputs[: self.data.watched], targets[: self.data.watched])
+        point |= self._judged_on_the_way() if judged is None else judged
         if not math.isfinite(point["train_loss"] + point["test_loss"]):
             raise self._diverged()
         for key in CURVES:

@@ -12,7 +12,7 @@ import torch
 
 from support import files
 from support.__main__ import main
-from support.experiments import data, runs
+from support.experiments import data, runs, together
 from support.experiments.command import RequestError, seconds_of, seeds_of
 from support.experiments.presets import PRESETS, PresetError
 from support.experiments.runs import RunSpec
@@ -38,14 +38,17 @@ def experiments(tmp_path, *arguments):
 # --- the command line
 
 
-def test_list_names_presets_methods_and_what_a_scale_changes(capsys):
+def test_list_names_presets_scales_and_plans_and_of_one_what_a_scale_changes(capsys):
     assert main(["experiments", "list"]) == 0
     shown = capsys.readouterr().out
-    assert (
-        all(name in shown for name in PRESETS)
-        and "MSGD-[Cov-10]" in shown
-        and "dataset fashion_mnist → digits" in shown
-    )
+    assert all(f"{name}: " in shown for name in PRESETS) and "MSGD-[Cov-10]" in shown
+    assert "plan wu.fig1a.drawn: paper, 8 x 27 runs (methods x seeds)" in shown and "→" not in shown
+    assert max(map(len, shown.splitlines())) < 200
+    assert main(["experiments", "list", "talk.fig1"]) == 0
+    shown = capsys.readouterr().out
+    assert "dataset fashion_mnist → digits" in shown and "complexity.draws 10 → 2" in shown and "radii" not in shown
+    assert "explicit regulariser" in shown and "wu.fig1a" not in shown
+    assert main(["experiments", "list", "wu.fig9"]) == 2
 
 
 def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
@@ -62,7 +65,7 @@ def test_runs_go_seed_by_seed_and_skip_what_is_there(tmp_path, capsys):
         "GD seed 3",
     ]
     assert experiments(tmp_path, "status") == 0
-    assert "SGD: 3 records (seeds 1, 2, 3)" in capsys.readouterr().out
+    assert "GD, SGD: 3 records (seeds 1..3)" in capsys.readouterr().out
 
 
 def test_status_shows_a_run_on_its_way(tmp_path, capsys):
@@ -163,6 +166,17 @@ def test_cuda_is_refused_where_there_is_none(tmp_path, capsys):
     assert "no CUDA device: choose cpu" in capsys.readouterr().err
     with pytest.raises(PresetError, match="no CUDA device"):
         runs.run(SGD, device="cuda")
+    with pytest.raises(PresetError, match="no CUDA device"):
+        together.record([SGD], tmp_path, tmp_path, device="cuda")
+
+
+def test_a_device_that_is_hidden_is_refused_in_a_line(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "support", "experiments", "queue", "--device", "cuda", "-o", str(tmp_path)]
+    command += ["--work", str(tmp_path / "work"), "--records", str(tmp_path), "--together"]
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "torch sees no CUDA device: choose cpu" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_seeds():
