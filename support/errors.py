@@ -186,6 +186,17 @@ def instance(name: str, value, kind: type | tuple[type, ...], remedy: str):
     return value
 
 
+def function(name: str, value):
+    """Something that can be called. Raises WrongType.
+
+    >>> function("loss", abs)
+    <built-in function abs>
+    """
+    if not callable(value):
+        raise WrongType(f"{name} = {_short(value)} cannot be called: give a function")
+    return value
+
+
 def numpy_generator(value, name: str = "generator"):
     """A numpy generator; None and seeds are refused, since each would draw other noise. Raises WrongType.
 

@@ -13,9 +13,9 @@ FLOORS = {
     "ground": "errors files jobs",
     "mathematics": "_ascent _random additive alignment batches complexity coupling covariances curvature "
     "derivatives equivalence exact gradients intervals measures msgd operators orders regulariser risk sampling "
-    "sharpness spectra trust",
+    "sharpness spectra strength trust",
     "experiments": "experiments",
-    "page kit": "animation ball page plotting recorded style tables trials widget",
+    "page kit": "animation ball calculator page plotting recorded style tables trials widget",
     "claims": "claims",
     "book": "book",
     "top": "__main__ bench report",

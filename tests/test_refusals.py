@@ -8,6 +8,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 
 import matplotlib as mpl
@@ -34,10 +35,13 @@ from support.exact.second_moments import Descent
 from support.exact.tails import GaussianFactor
 from support.exact.theorem_one import outcomes
 from support.exact.two_basins_runs import Setting
+from support.experiments import presets
+from support.experiments.judging import Data, cross_entropy
 from support.gradients import GradientMatrix
 from support.risk import EmpiricalRisk
 from support.sampling import GaussianCovariance, MiniBatch
 from support.spectra import Density, leading
+from support.strength import strength
 
 X, Y, THETA = np.array([[1.0, 0.0], [1.0, 2.0], [-1.0, 1.0]]), np.array([1.0, 0.0, 2.0]), np.array([1.0, -1.0])
 LAW, NOISE, POPULATION = MiniBatch(3, 2), BatchNoise(0.5), FinitePopulation(X, Y)
@@ -47,6 +51,7 @@ RATIONAL = FinitePopulation([[Fraction(1)], [Fraction(2)]], [0, 1])
 DESCENT = Descent(POPULATION, NOISE, 0.05)
 SQUARE, PAIR, EXPANDING = np.array([[1.0, 0.2], [0.2, 2.0]]), np.array([1.0, -1.0]), GaussianFactor(0.5, 2)
 LABELS = {"features": SQUARE, "lr": 0.1, "b": 4.0, "variance": 1.0, "momentum": 0.1}
+STABLE = {"features": SQUARE, "lr": 0.1, "b": 4.0, "momentum": 0.1, "decay": 0.1, "column": "exact"}
 COLUMN = {"column": "exact", "printed": True}
 STEPS = outcomes(RATIONAL, MiniBatch(2, 1).atoms())
 PATHS = {"paths": 2, "substeps": 2, "generator": np.random.default_rng(1)}
@@ -84,7 +89,16 @@ class Optional:
         self.value = value
 
 
+class AnyNumbers(Optional):
+    """A tensor that is not looked into, such as the outputs of a run that may explode."""
+
+
+EXAMPLES = (torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+JUDGED = {"outputs": AnyNumbers(EXAMPLES[0]), "targets": EXAMPLES[1]}
+LOOKED_AT = {"model": torch.nn.Identity(), "loss": cross_entropy, "inputs": AnyNumbers(EXAMPLES[0])}
+LOOKED_AT["targets"] = EXAMPLES[1]
 OBJECTS = {
+    "Data": Data(EXAMPLES, EXAMPLES, 1),
     "Density": Density(torch.zeros(2, 1).double(), torch.ones(2, 1).double(), 3),
     "Diagonal": Diagonal(torch.ones(2)),
     "LowRank": LowRank(torch.ones(1), torch.eye(2)[:, :1]),
@@ -97,11 +111,12 @@ OBJECTS = {
     "LogProduct": log_products(FACTOR, [3])[0],
     "Mixture": FACTOR,
     "OrnsteinUhlenbeck": PROCESS,
+    "Strength": strength(SQUARE, lr=0.1, b=2),
 }
 # module: {callable, or method of one of the objects: valid arguments by name}
 CALLS = {
     "exact.batch_noise": {
-        "BatchNoise": {"strength": 0.5, "jitter": 0.1},
+        "BatchNoise": {"strength": 0.5, "jitter": 0.1, "samples": Optional(3)},
         "fresh": {"law": LAW},
         "fixed": {"law": LAW},
         "matched": {"b": 2, "B": Optional(3)},
@@ -116,6 +131,7 @@ CALLS = {
             "degrees": 5.0,
         },
         "a_population": {"value": POPULATION},
+        "a_noise": {"value": NOISE, "population": POPULATION},
         "gaussian_points": {"covariance": np.eye(2)},
         "gaussian_regression": {
             "covariance": np.eye(2),
@@ -156,6 +172,8 @@ CALLS = {
         "shared_axes": {"matrices": [SQUARE, np.eye(2)]},
         "commuting": {"features": SQUARE, "lr": np.eye(2)},
         "ridge": {"features": SQUARE, "decay": 0.1, "target": PAIR},
+        "positive": {"value": SQUARE, "d": Optional(2), "strictly": True},
+        "first_edge": {"drag": Y + 1, "noise": Y, "room": 2.0},
     },
     "exact.second_moments": {
         "Descent": {"population": POPULATION, "noise": NOISE, "lr": 0.05, "momentum": 0.1, "decay": 0.1},
@@ -192,6 +210,11 @@ CALLS = {
         "large_batch_index": {"scale": 1.0},
         "hill": {"samples": THETA * 3 + 5, "k": 1, "confidence": 0.9},
     },
+    "exact.tail_range": {
+        "tail_range": {"descent": DESCENT, "b": 2, "replace": True},
+        "fluctuates": {"descent": DESCENT},
+        "even_moment_growth": {"order": 2, "scale": 0.5, "b": 2, "momentum": 0.1, "keep": 1.0},
+    },
     "exact.ziyin": {
         "theorem_1": {"lr": SQUARE, "hessian": SQUARE, "covariance": SQUARE, "noise": SQUARE, "momentum": 0.1},
         "lemma_1": {"features": SQUARE, "covariance": SQUARE, "b": 4.0, "variance": 1.0},
@@ -199,6 +222,8 @@ CALLS = {
         "label_noise": {**LABELS, **COLUMN},
         "kappa_mu": {name: LABELS[name] for name in ("features", "lr", "b", "momentum")},
         "label_noise_stable": {name: LABELS[name] for name in ("features", "lr", "b", "momentum")},
+        "largest_factor": STABLE,
+        "stable_rate": STABLE,
         "theorem_3": LABELS,
         "input_noise": {
             "features": SQUARE,
@@ -485,11 +510,65 @@ CALLS = {
             "confidence": 0.9,
         },
     },
+    "strength": {
+        "strength": {
+            "features": SQUARE,
+            "lr": 0.1,
+            "b": 2,
+            "momentum": 0.1,
+            "decay": 0.1,
+            "variance": Optional(1.0),
+            "blur": Optional(SQUARE),
+            "target": PAIR,
+            "replace": True,
+        },
+        "Strength.simplest": {"error": "loss"},
+        "Strength.along": {"name": "lr", "values": np.array([0.1]), "theories": ("small rate",)},
+        "Strength.loss_on": {"x": X[:, :2], "y": Y},
+    },
+    "experiments.variants": {
+        "name": {"base": "SGD"},
+        "base": {"method": "Adam-width=200"},
+        "setting": {"general": presets.Setting(), "method": "Adam-width=200"},
+    },
+    "experiments.spread": {"Spread": {"watched": first}},
+    "experiments.presets.ziyin": {"curve": {"base": "SGD", "rate": 0.5, "loss": "squares", "scaled": True}},
+    "experiments.models": {
+        "LeNet": {},
+        "DigitsNet": {},
+        "TanhNet": {"width": 3, "pixels": 4},
+        "Softmax": {"pixels": 4},
+        "by_name": {"name": "ResNet8", "pixels": 12, "width": Optional(3), "classes": 10, "ghost": Optional(2)},
+        "count_parameters": {"model": LINE},
+        "normal_init": {
+            "model": torch.nn.Linear(2, 1),
+            "std": 0.1,
+            "generator": torch.Generator(),
+            "truncated": True,
+        },
+        "fan_in_init": {"model": torch.nn.Linear(2, 1), "generator": torch.Generator()},
+        "he_init": {"model": torch.nn.Linear(2, 1), "generator": torch.Generator()},
+    },
+    "experiments.judging": {
+        "cross_entropy": JUDGED,
+        "squares": JUDGED,
+        "mean_squares": JUDGED,
+        "Data": {"train": EXAMPLES, "test": EXAMPLES, "watched": 1},
+        "evaluating": {"model": torch.nn.Identity()},
+        "judge": {**LOOKED_AT, "at_once": 2},
+        "probe": LOOKED_AT,
+        "Data.on": {"device": Optional("cpu"), "train": EXAMPLES, "test": EXAMPLES, "watched": 1},
+    },
     "claims.judge": {"judge": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "claims.check": {"check": {**CLAIM, "relation": "==", "rtol": 0.1, "atol": 0.1, "note": "a line"}},
     "ball": {
         "rising": BALL,
         "picture": {**BALL_SHOWN, "start": 0, "key": "x"},
+    },
+    "calculator": {
+        "spectrum": {"d": 2, "power": 1.0},
+        "setting": {"lr": 0.1, "b": 2, "momentum": 0.1, "decay": 0.1, "d": 2, "power": 1.0},
+        "calculator": {"lr": 0.1, "b": 2, "momentum": 0.1, "decay": 0.1, "d": 2, "power": 1.0, "key": "x"},
     },
     "widget": {
         "large_batch": {"n": 5, "b": 2, "B": 3},
@@ -550,6 +629,7 @@ FIXED = {
     "known_colour": {"name": "colour"},
     "gif": {"frames": [1, 2]},
     "symmetric": {"name": "lr"},
+    "positive": {"name": "lr"},
     "multiple": {"name": "lr", "above": 0.0},
 }  # arguments that may be many things
 # what functions give, and what they take only from each other
@@ -557,7 +637,7 @@ RESULTS = {
     *("Arrival", "Bound", "LogProduct", "Link", "Outcome", "Population", "Risks", "Runs", "Survey"),
     *("Verdict", "VerdictMismatch", "compositions", "Equivalence", "Interval", "Density", "NotConverged", "Spectrum"),
     *("Alignment", "EstimatedAlignment", "Likeness", "Covariance", "Losses", "LocalComplexity"),
-    *("Approximation", "Forms", "Miss", "Modes", "Stationary"),
+    *("Approximation", "Forms", "JudgingError", "Miss", "Modes", "Stationary", "Strength"),
 }
 
 
@@ -570,7 +650,8 @@ def strange(value) -> list:
     if isinstance(value, (float, Fraction)):
         return [None, "0.1", [0.1], 1j, math.nan]
     if isinstance(value, torch.Tensor):
-        return [None, "numbers", [1.0], np.ones(tuple(value.shape)), torch.full_like(value, math.nan)]
+        nan = [torch.full_like(value, math.nan)] if value.is_floating_point() else []
+        return [None, "numbers", [1.0], np.ones(tuple(value.shape)), *nan]
     if isinstance(value, np.ndarray):
         return [None, "numbers", object(), [[1], [1, 2]], np.full(value.shape, math.nan), {"a": 1}]
     if isinstance(value, str):
@@ -585,8 +666,11 @@ def cases():
         for call, arguments in calls.items():
             for argument, value in arguments.items():
                 optional = isinstance(value, Optional)
+                loose = isinstance(value, AnyNumbers)
                 for wrong in strange(value.value if optional else value):
-                    if not (optional and wrong is None):
+                    if not (loose and isinstance(wrong, torch.Tensor)) and not (
+                        optional and not loose and wrong is None
+                    ):
                         label = f"{module}.{call}-{argument}-{type(wrong).__name__}"
                         yield pytest.param(module, call, argument, wrong, id=label)
 
@@ -596,7 +680,9 @@ def called(module, call, **replaced):
     name, _, method = call.partition(".")
     function = getattr(OBJECTS[name], method) if method else getattr(importlib.import_module(f"support.{module}"), call)
     arguments = {k: v.value if isinstance(v, Optional) else v for k, v in CALLS[module][call].items()}
-    return function(**FIXED.get(call, {}), **(arguments | replaced))
+    result = function(**FIXED.get(call, {}), **(arguments | replaced))
+    with result if isinstance(result, AbstractContextManager) else nullcontext():  # refuses on entry
+        return result
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   // the bibliography calls itself a list, whose entries say what they are and are no items of one
   for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
-  const wide = ".noise-zoo .scroll, .ledger-table, .claim-numbers, .pst-scrollable-table-container, .cell_input pre, div.math, mjx-container[display], mjx-container.long";
+  const wide = ".noise-zoo .scroll, .noise-calculator .scroll, .ledger-table, .claim-numbers, .pst-scrollable-table-container, .cell_input pre, div.math, mjx-container[display], mjx-container.long";
   const known = new WeakSet();
   const all = (what) => document.querySelectorAll(`.bd-article :is(${what})`);
   const fits = (box) => box.scrollWidth <= box.clientWidth + 1;

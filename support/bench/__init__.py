@@ -15,9 +15,9 @@ RECORD = "bench/noise_cost"
 
 def parts():
     """The modules that hold the rows, in the page's order."""
-    from support.bench import complexity, coupling, dynamics, exact, gradients, noise, toy, training
+    from support.bench import complexity, coupling, dynamics, exact, gradients, noise, stationary, toy, training
 
-    return noise, gradients, training, exact, complexity, coupling, dynamics, toy
+    return noise, gradients, training, exact, stationary, complexity, coupling, dynamics, toy
 
 
 def rows() -> dict:

@@ -32,7 +32,7 @@ _PLACES = (
     (r"__main__|report|(book|bench|claims\.mutants)(\..*)?|.*\b_.*", None),
     (r"exact(\..*)?", "exact"),
     (r"experiments(\..*)?|files|jobs", "experiments"),
-    (r"claims(\..*)?|page|recorded|trials|plotting|style|tables|animation|ball|widget", "page kit"),
+    (r"claims(\..*)?|page|recorded|trials|plotting|style|tables|animation|ball|calculator|widget", "page kit"),
     (r".*", "mathematics"),
 )
 _ITEM = re.compile(r"[*-] ")

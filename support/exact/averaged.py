@@ -25,7 +25,7 @@ import numpy as np
 from support.errors import NotFinite, Refused, array, choice, instance, integer, numpy_generator, real
 from support.exact.batch_noise import BatchNoise, a_law
 from support.exact.least_squares import stability_limit
-from support.exact.populations import FinitePopulation, Population, a_population
+from support.exact.populations import FinitePopulation, Population, a_noise, a_population
 from support.sampling import Law
 
 FORMS = ("corrected", "additive", "minkowski", "printed")
@@ -159,8 +159,7 @@ def _numbers(population, noise):
 
 def _problem(population, noise, lr=1):
     """Refuse what is no population, no batch noise or no learning rate."""
-    a_population(population)
-    instance("noise", noise, BatchNoise, "give BatchNoise(strength, jitter), or fresh(law), fixed(law), matched(b, B)")
+    a_noise(noise, a_population(population))
     real("lr", lr, above=0)
 
 

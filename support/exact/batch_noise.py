@@ -12,7 +12,7 @@ a training set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +25,8 @@ class BatchNoise:
     """How noisy a step is: ``strength`` p = 1/b_eff, the share of one sample's noise, and ``jitter`` j, the variance of
     the sum of the weights (no units).
 
-    SGD on b fresh samples: p = 1/b, j = 0. Raises WrongType for what is no number, Refused for a negative or non-finite
+    SGD on b fresh samples: p = 1/b, j = 0. samples: how many there are in all, for the noise of a fixed training set,
+    which goes with no other population. Raises WrongType for what is no number, Refused for a negative or non-finite
     one.
 
     >>> BatchNoise(Fraction(1, 4)).pairs
@@ -34,10 +35,13 @@ class BatchNoise:
 
     strength: Any
     jitter: Any = 0
+    samples: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         real("strength", self.strength, 0)
         real("jitter", self.jitter, 0)
+        if self.samples is not None:
+            integer("samples", self.samples, 1)
 
     @property
     def pairs(self):
@@ -67,7 +71,7 @@ def fixed(law: Law) -> BatchNoise:
     BatchNoise(strength=Fraction(1, 4), jitter=Fraction(0, 1))
     """
     covariance = a_law(law).covariance
-    return BatchNoise(law.n * covariance.a, covariance.total_variance)
+    return BatchNoise(law.n * covariance.a, covariance.total_variance, law.n)
 
 
 def matched(b: int, B: int | None = None) -> BatchNoise:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from support.errors import Refused, array, instance, integer, real
-from support.exact.batch_noise import BatchNoise, a_law, fixed
-from support.exact.populations import FinitePopulation, Population
+from support.errors import Refused, array, integer, real
+from support.exact.batch_noise import a_law, fixed
+from support.exact.populations import FinitePopulation, Population, a_noise
 from support.sampling import Law
 
 
@@ -139,7 +139,7 @@ def stability_limit(data, noise) -> float:
 def _steps(data, noise):
     """Frame and the two numbers p, q = 1 + j − p of the steps, in floats."""
     if isinstance(data, Population):
-        instance("noise", noise, BatchNoise, "a Population goes with BatchNoise, such as fixed(law) or fresh(law)")
+        a_noise(noise, data)
         if data.exact:
             data = FinitePopulation(*(a.astype(float) for a in (data.inputs, data.targets, data.probabilities)))
     else:

@@ -5,8 +5,9 @@ and the eigenbasis that several have in common.
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import brentq
 
-from support.errors import Refused, array, instance, integer, real
+from support.errors import Refused, array, boolean, instance, integer, real
 
 
 def symmetric(name: str, value, d: int | None = None) -> np.ndarray:
@@ -18,6 +19,26 @@ def symmetric(name: str, value, d: int | None = None) -> np.ndarray:
     value = array(name, value, ("d", "d") if d is None else (integer("d", d, 1),) * 2)
     if value.shape[0] != value.shape[1] or not np.allclose(value, value.T, rtol=1e-9, atol=1e-12):
         raise Refused(f"{name} of shape {value.shape} is not a symmetric matrix: give a symmetric one")
+    return value
+
+
+def positive(name: str, value, d: int | None = None, *, strictly: bool = False) -> np.ndarray:
+    """A symmetric matrix without negative eigenvalues, a second moment; strictly: without eigenvalues 0, too. Raises as
+    `symmetric`, and Refused for an eigenvalue that it must not have.
+
+    >>> positive("features", [[1, 1], [1, 1]]).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+    value, strictly = symmetric(name, value, d), boolean("strictly", strictly)
+    values = np.linalg.eigvalsh(value)
+    least, rounding = values[0], 1e-13 * len(value) * np.abs(values).max()
+    if least < -rounding:
+        raise Refused(f"{name} has the negative eigenvalue {least:.3g}: give a second moment, which has none")
+    if strictly and not least > rounding:
+        raise Refused(
+            f"{name} has the eigenvalue 0, a direction without data, in which this closed form does not hold: leave "
+            f"the direction out, or solve with support.exact.stationary"
+        )
     return value
 
 
@@ -90,3 +111,23 @@ def ridge(features, decay, target) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     if not np.linalg.cond(a + gamma, 1) < 1e14:
         raise Refused("K = A + Γ is singular: the mean does not settle; choose another decay")
     return a, gamma, array("target", target, a.shape[:1]), a + gamma
+
+
+def first_edge(drag, noise, room: float) -> float:
+    """The rate f > 0 at which a ``g_i = room − f drag_i`` has a zero or ``f Σ noise_i/g_i = 1``, whichever comes first:
+    where the second moment ends in the closed forms. drag, noise ≥ 0, (d,), one of them > 0; room > 0. Raises
+    WrongType, Refused.
+
+    >>> first_edge([1.5], [0.5], 2.0), first_edge([1.0], [0.0], 2.0)  # f/2 = 2 − 3f/2
+    (1.0, 2.0)
+    """
+    drag = array("drag", drag, ("d",))
+    noise, room = array("noise", noise, drag.shape), real("room", room, above=0)
+    if min(*drag, *noise) < 0 or not (highest := max(drag.max(), noise.sum())) > 0:
+        raise Refused("drag and noise must be ≥ 0, one of them > 0: there is no edge without")
+    top = room / highest
+
+    def slack(f):
+        return 1 / (1 + np.sum(f * noise / np.maximum(room - f * drag, 1e-300))) - 0.5
+
+    return float(brentq(slack, 0.0, top, xtol=1e-15 * top, rtol=1e-15) if slack(top) < 0 else top)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from support.errors import Refused, array, instance, real
+from support.exact.batch_noise import BatchNoise
 from support.exact.frames import Diagonal, Frame, Standing, Turned, weighted_outer
 
 
@@ -27,7 +28,8 @@ class Population:
 
     second_moment: Σ = E xxᵀ, (d, d).  optimum: θ* = Σ⁺ E yx, (d,).  noise_moment: E ε²xxᵀ, (d, d).  least_loss: ½ E ε²,
     what a loss has more than its excess risk.  fourth(A): E xxᵀAxxᵀ for symmetric A, (d, d). third(m): E ε(xᵀm)xxᵀ,
-    (d, d).  frame: the coordinates of the recursion.
+    (d, d).  frame: the coordinates of the recursion.  samples: how many there are, if it is a training set, all equally
+    likely; else None.  averaged: whether labels have been averaged over, so that the optimum is a mean, too.
 
     >>> signs, normal = FinitePopulation([[1.0], [-1.0]], [0.0, 0.0]), GaussianPopulation([[1.0]])
     >>> heavy = GaussianPopulation([[1.0]], degrees=6)
@@ -35,7 +37,8 @@ class Population:
     [1.0, 3.0, 6.0]
     """
 
-    exact = False
+    exact = averaged = False
+    samples: int | None = None
     second_moment: Any
     optimum: Any
     noise_moment: Any
@@ -142,6 +145,7 @@ class FinitePopulation(Population):
         if (self.probabilities < 0).any() or abs(total - 1) > (0 if self.exact else 1e-9):
             least = min(probabilities, default=0)
             raise Refused(f"probabilities sum to {total}, the least is {least}: give {m} numbers ≥ 0 with sum 1")
+        self.samples = m if (self.probabilities == self.probabilities[0]).all() else None
         self.second_moment = self._moment(1)
         _ = self.spectrum  # refuses inputs that are all zero
         self.optimum = self.pseudo_solve(self.inputs.T @ (self.probabilities * self.targets))
@@ -269,3 +273,22 @@ def a_population(value) -> Population:
     """
     remedy = "give FinitePopulation(inputs, targets) or GaussianPopulation(covariance)"
     return instance("population", value, Population, remedy)
+
+
+def a_noise(value, population: Population) -> BatchNoise:
+    """A batch noise, or a refusal of what is none (WrongType), or of the noise of a fixed training set on a population
+    that is not that set (Refused).
+
+    >>> a_noise(BatchNoise(0.5), GaussianPopulation([[1.0]])).strength
+    0.5
+    """
+    noise = instance(
+        "noise", value, BatchNoise, "give matched(b), fresh(law), fixed(law) or BatchNoise(strength, jitter)"
+    )
+    if noise.samples not in (None, a_population(population).samples):
+        found = f"{population.samples} equally likely ones" if population.samples else "no training set"
+        raise Refused(
+            f"noise is that of steps on {noise.samples} fixed samples, the population has {found}: give its own, or "
+            f"that of fresh samples, matched(b) or fresh(law)"
+        )
+    return noise

@@ -23,7 +23,7 @@ from scipy import linalg
 from support.errors import Refused, array, instance
 from support.exact.batch_noise import BatchNoise
 from support.exact.matrices import a_momentum, multiple, shared_axes, symmetric
-from support.exact.populations import FinitePopulation, GaussianPopulation, Population, a_population
+from support.exact.populations import FinitePopulation, GaussianPopulation, Population, a_noise, a_population
 
 
 class Modes(NamedTuple):
@@ -54,8 +54,7 @@ class Descent:
     """
 
     def __init__(self, population: Population, noise: BatchNoise, lr, momentum: float = 0.0, decay=0.0):
-        a_population(population)
-        instance("noise", noise, BatchNoise, "give BatchNoise(strength, jitter), or fresh(law), fixed(law), matched(b)")
+        a_noise(noise, a_population(population))
         self.momentum = a_momentum(momentum)
         if population.exact:
             population = FinitePopulation(
@@ -110,7 +109,11 @@ class Descent:
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """θ* = K⁻¹Aθ_0, the mean in the long run, (d,). Raises Refused where K is singular."""
+        """θ* = K⁻¹Aθ_0, the mean in the long run, (d,). Raises Refused where K is singular, and for a decay of averaged
+        labels, since θ* depends on each of them.
+        """
+        if self.population.averaged and self.decay.any():
+            raise Refused("labels are averaged over, and where the decay holds θ depends on them: choose decay = 0")
         pull = self.decay @ self.population.optimum
         if not pull.any():
             return self.population.optimum
@@ -147,6 +150,11 @@ class Descent:
             np.block([[one - pull, -self.momentum * self.rate], [self.curvature, self.momentum * one]]),
             np.vstack([-self.rate, one]),
         )
+
+    @cached_property
+    def past(self) -> Lyapunov:
+        """``X = F X Fᵀ + Q`` for many Q. Raises Refused where the mean of θ does not settle."""
+        return Lyapunov(self.transition[0])
 
     @cached_property
     def modes(self) -> Modes | None:

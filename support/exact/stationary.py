@@ -20,7 +20,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigs, gmres
 
 from support.errors import NotFinite, Refused, array, real
 from support.exact.populations import GaussianPopulation
-from support.exact.second_moments import Descent, Lyapunov, a_descent
+from support.exact.second_moments import Descent, a_descent
 
 
 class Stationary(NamedTuple):
@@ -110,7 +110,7 @@ def gain(descent: Descent) -> float:
         if not trace:
             return float(low)  # 𝒢 is diagonal; else the root of its secular equation
         return float(brentq(lambda g: 1 - trace * np.sum(weight / (g - pair * weight)), low * (1 + 1e-12), high + low))
-    return _top(_loop(descent), descent.hessian)
+    return _top(_loop(descent), descent.hessian, 20)
 
 
 def growth(descent: Descent) -> float:
@@ -125,11 +125,11 @@ def growth(descent: Descent) -> float:
     a_descent(descent)
     r = len(descent.rate)
     if descent.modes is not None:
-        return _top_vector(_entries(descent), np.repeat([1.0, 0.0, 1.0], r))
+        return _top_vector(_entries(descent), np.repeat([1.0, 0.0, 1.0], r), 64)
     if descent.momentum:
-        return _top(lambda joint: descent.carry(joint, descent.spread(joint[:r, :r])), np.eye(2 * r))
+        return _top(lambda joint: descent.carry(joint, descent.spread(joint[:r, :r])), np.eye(2 * r), 64)
     transition, kick = descent.transition
-    return _top(lambda s: transition @ s @ transition.T + kick @ descent.spread(s) @ kick.T, np.eye(r))
+    return _top(lambda s: transition @ s @ transition.T + kick @ descent.spread(s) @ kick.T, np.eye(r), 64)
 
 
 def headroom(descent: Descent) -> float:
@@ -160,7 +160,11 @@ def decay_window(descent: Descent) -> tuple[float, float]:
     """The numbers γ for which ``Γ + γI`` in place of Γ lets the second moment exist, an open interval; lr must be
     symmetric and positive. Raises WrongType for another type, Refused for another lr or where the window is empty.
 
-    Where A, Λ and Γ commute `gain` is convex in γ, which the search uses.
+    There is one interval where A, Λ and Γ commute, and for ``μ(r−1)² ≤ (1−μ)²r``, r the ratio of Λ's extreme
+    eigenvalues: without momentum, and for a number. Proof: let ``K̃ = Λ^½KΛ^½``, X = K̃⊗I, Y = I⊗K̃. `gain` is at most g
+    if and only if ``(1−μ)(X+Y) − [(1−μ)²XY − μ(X−Y)²]/(1−μ²)`` is at least 𝒞/g in these coordinates; in γ the left side
+    is a quadratic whose leading term ``−[(1−μ)²Λ⊗Λ − μ(Λ⊗I − I⊗Λ)²]/(1−μ²)`` is then nowhere positive, so that these γ
+    are an interval for every g. Otherwise there can be several; the one with the smallest gain on a grid is given.
 
     >>> from support.exact.batch_noise import matched
     >>> from support.exact.populations import GaussianPopulation
@@ -178,8 +182,12 @@ def decay_window(descent: Descent) -> tuple[float, float]:
         return 1 / (1 + gain(descent.changed(decay=descent.decay + decay * np.eye(len(lr))))) - 0.5
 
     if high > low:
-        tight = {"xatol": 1e-10 * (high - low)}
-        best = minimize_scalar(lambda decay: -slack(decay), bounds=(low, high), method="bounded", options=tight).x
+        points = np.linspace(low, high, 3 if _one_valley(descent) else 129)
+        values = np.array([slack(point) for point in points[1:-1]])
+        k, unstable = 1 + values.argmax(), np.flatnonzero(np.r_[True, values <= 0, True])
+        ends, tight = (points[k - 1], points[k + 1]), {"xatol": 1e-10 * (high - low)}
+        best = minimize_scalar(lambda decay: -slack(decay), bounds=ends, method="bounded", options=tight).x
+        low, high = points[unstable[unstable < k][-1]], points[unstable[unstable > k][0]]
         if slack(best) > 0:
             return _edge(slack, best, low), _edge(slack, best, high)
     raise Refused("no decay makes the second moment exist at this lr and batch: lower lr or take a larger batch")
@@ -212,6 +220,13 @@ def _edge(slack, inside, end):
     if slack(near) > 0:
         return float(end)
     return float(brentq(slack, inside, near, xtol=1e-13 * abs(end - inside), rtol=1e-13))
+
+
+def _one_valley(descent):
+    """Whether `gain` is known to have one valley in γ."""
+    rates, mu = np.linalg.eigvalsh(descent.lr), descent.momentum
+    spread = rates[-1] / rates[0]
+    return descent.modes is not None or mu * (spread - 1) ** 2 <= (1 - mu) ** 2 * spread
 
 
 def _mean_radius(descent):
@@ -267,8 +282,7 @@ def _joint(descent, inner):
 
 def _loop(descent):
     """𝒢 as a function of C (r, r), and S."""
-    transition, kick = descent.transition
-    solve, r = Lyapunov(transition), len(descent.rate)
+    (_, kick), solve, r = descent.transition, descent.past, len(descent.rate)
 
     def loop(noise):
         return descent.spread(solve(kick @ noise @ kick.T)[:r, :r])
@@ -309,7 +323,7 @@ def _entries(descent):
     return step
 
 
-def _top(positive, start):
+def _top(positive, start, width):
     """The largest eigenvalue of a positive map of symmetric matrices, from one inside of the cone."""
     size = len(start)
     rows, columns = np.triu_indices(size)
@@ -321,19 +335,21 @@ def _top(positive, start):
         after = positive(matrix + np.triu(matrix, 1).T)
         return after[rows, columns] / scale
 
-    return _top_vector(product, start[rows, columns] / scale)
+    return _top_vector(product, start[rows, columns] / scale, width)
 
 
-def _top_vector(product, start):
-    """The eigenvalue of largest real part, by Arnoldi: for a positive map it is the spectral radius."""
+def _top_vector(product, start, width):
+    """The eigenvalue of largest real part, by Arnoldi: for a positive map it is the spectral radius. width: vectors
+    kept; 𝒢 needs few, a step of momentum, which has many eigenvalues near the circle, needs more.
+    """
     count = len(start)
     if count <= 16:  # too small for Arnoldi
         dense = np.array([product(unit) for unit in np.eye(count)]).T
         return float(np.linalg.eigvals(dense).real.max())
     operator = LinearOperator((count, count), matvec=lambda vector: product(vector.ravel()), dtype=float)
     try:
-        wide = {"ncv": min(count, 64), "maxiter": 2000}  # with momentum many eigenvalues lie near the circle
-        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-11, **wide)
+        kept = {"ncv": min(count, width), "maxiter": 2000}
+        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-11, **kept)
     except ArpackError as error:
         raise NotFinite(f"the spectral radius was not found: {error}; take a smaller problem") from None
     return float(found[0].real)
@@ -343,7 +359,9 @@ def _unstable(descent, found):
     """Why, and what would help."""
     text = "the mean of θ does not settle" if math.isinf(found) else f"the second moment diverges, gain {found:.6g} ≥ 1"
     try:
-        text += f"; take lr below {headroom(descent):.6g} times the given one"
+        edge, lr = headroom(descent), descent.lr[0, 0]
+        one = np.array_equal(descent.lr, lr * np.eye(len(descent.lr)))
+        text += f"; take lr below {edge * lr:.6g}" if one else f"; take lr below {edge:.6g} times the given one"
     except Refused as refusal:
         return f"{text}: {refusal}"
     return text if math.isinf(found) else f"{text}, or a batch above {found:.6g} times the given one"

@@ -8,19 +8,20 @@ takes the setting and gives `Forms`: Σ, the training and the test loss (on clea
     discrete     Hessian approximation, C ≈ H/b       small rate   the same for η → 0, too
     continuous   the same in continuous time
 
-and ``printed=True`` gives the formula as printed where that is another. Outside of the stable region the formulas are
-numbers without a meaning; `label_noise_stable` knows it. What judges them, without a closed form of the paper, is
+and ``printed=True`` gives the formula as printed where that is another. Where a column has no stationary moment it
+refuses, with the edge of the rate, `largest_factor`. What judges all of them, without a closed form of the paper, is
 `support.exact.stationary`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from support.errors import Refused, array, boolean, choice, integer, real
-from support.exact.matrices import a_momentum, commuting, multiple, ridge, symmetric
+from support.exact.matrices import a_momentum, commuting, first_edge, multiple, positive, ridge, symmetric
 
 COLUMNS = ("exact", "discrete", "continuous", "large batch", "small rate")
 
@@ -61,7 +62,7 @@ def lemma_1(features, covariance, b: float, variance: float) -> np.ndarray:
     >>> lemma_1([[2.0]], [[0.5]], 4, 1.0).tolist()
     [[1.5]]
     """
-    a = symmetric("features", features)
+    a = positive("features", features)
     covariance, b = symmetric("covariance", covariance, len(a)), real("b", b, 1)
     return (a @ covariance @ a + (np.sum(a * covariance) + real("variance", variance, 0)) * a) / b
 
@@ -73,7 +74,7 @@ def proposition_3(features, decay, target, covariance, b: float) -> np.ndarray:
     >>> proposition_3([[1.0]], [[1.0]], [2.0], [[0.0]], 1).tolist()  # c = −1: C = 2c²
     [[2.0]]
     """
-    a, gamma, u, k = ridge(features, decay, target)
+    a, gamma, u, k = ridge(positive("features", features), decay, target)
     covariance, b = symmetric("covariance", covariance, len(a)), real("b", b, 1)
     moved = np.linalg.solve(k, gamma @ u)
     level = np.sum(a * covariance) + moved @ a @ moved
@@ -88,15 +89,19 @@ def label_noise(
     exact: ``Σ = (σ²/b)(1 + κ_μ/b) ΛG⁻¹``, ``G = 2(1−μ)I − ((1−μ)/(1+μ) + 1/b) ΛA``, ``κ_μ = t/(1 − t/b)``,
     ``t = Tr[ΛAG⁻¹]``. discrete and continuous leave σ² out of Σ (as in the paper) where printed, and have it in
     otherwise; discrete with μ is Corollary 3, ``G = 2(1−μ)I − (1−μ)/(1+μ) ΛA``. Losses: ``½Tr[AΣ] + ½σ²`` and
-    ``½Tr[AΣ]``. Raises WrongType, Refused for bad shapes, b < 1, or matrices that do not commute.
+    ``½Tr[AΣ]``. Raises WrongType, Refused for bad shapes, b < 1, an A that is singular or indefinite, matrices that do
+    not commute, and a rate beyond `largest_factor`.
 
     >>> label_noise([[1.5]], 1.0, 12, 0.25, column="discrete").covariance.round(6).tolist()  # half of the exact one
     [[0.041667]]
     """
-    a = symmetric("features", features)
-    rate, b, variance, mu = _rate(lr, len(a)), real("b", b, 1), real("variance", variance, 0), a_momentum(momentum)
-    commuting(features=a, lr=rate)
-    column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
+    a, variance, printed = (
+        positive("features", features, strictly=True),
+        real("variance", variance, 0),
+        boolean("printed", printed),
+    )
+    rate, column = stable_rate(a, lr, b, momentum, column=column), choice("column", column, COLUMNS)
+    b, mu = float(b), float(momentum)
     kappa, g = 0.0, 2 * (1 - mu) * np.eye(len(a))
     if column in ("discrete", "large batch"):
         g = g - (1 - mu) / (1 + mu) * rate @ a
@@ -121,6 +126,45 @@ def kappa_mu(features, lr, b: float, momentum: float = 0.0) -> tuple[float, np.n
     return t / (1 - t / b), g
 
 
+def largest_factor(features, lr, b: float, momentum: float = 0.0, decay=0.0, column: str = "exact") -> float:
+    """The factor by which lr may grow before the second moment ceases to exist, for a positive Λ that commutes with A
+    and Γ. With ``ℓ = λk``, ``s = λa`` and ``k = a + γ`` in their eigenbasis it is the f where, first of the two,
+
+        g = 2(1−μ) − f [(1−μ)/(1+μ) ℓ + s²/(bℓ)] has a zero,      (f/b) Σ s²/(ℓg) = 1
+
+    discrete, large batch: the first without 1/b; continuous, small rate: ∞. `support.exact.stationary.headroom` finds
+    it without a formula. Raises WrongType, Refused where K is not positive, so that no factor will do.
+
+    >>> largest_factor([[1.5]], 1.0, 12)  # 2b/(a(b + 2))
+    1.1428571428571428
+    >>> round(0.1 * largest_factor([[4.0]], 0.1, 64, decay=-2.53069), 6)  # 2k/(k² + 2a²/b), Figure 5
+    1.105213
+    """
+    a = positive("features", features)
+    rate, gamma = _rate(lr, len(a)), symmetric("decay", multiple("decay", decay, len(a)))
+    axes = commuting(features=a, lr=rate, decay=gamma)
+    b, mu, column = real("b", b, 1), a_momentum(momentum), choice("column", column, COLUMNS)
+    s, pull = (np.einsum("ij,ij->j", axes, m @ axes) for m in (rate @ a, rate @ (a + gamma)))
+    if not pull.min() > 0:
+        raise Refused("no lr is stable: K = A + Γ has an eigenvalue that does not pull back; raise the decay")
+    if column in ("continuous", "small rate"):
+        return math.inf
+    noise = s * s / (b * pull) * (column == "exact")
+    return first_edge((1 - mu) / (1 + mu) * pull + noise, noise, 2 * (1 - mu))
+
+
+def stable_rate(features, lr, b: float, momentum: float = 0.0, decay=0.0, column: str = "exact") -> np.ndarray:
+    """Λ as a matrix (d, d). Raises as `largest_factor`, and Refused beyond it, where the second moment does not exist.
+
+    >>> stable_rate([[1.5]], 1.0, 12).tolist()
+    [[1.0]]
+    """
+    if not (edge := largest_factor(features, lr, b, momentum, decay, column)) > 1:
+        limit = f"{edge * lr:.6g}" if np.ndim(lr) == 0 else f"{edge:.6g} times the given one"
+        raise Refused(f"lr is unstable, the second moment does not exist: take it below {limit}, or a larger batch")
+    return _rate(lr, len(features))
+
+
 def label_noise_stable(features, lr, b: float, momentum: float = 0.0) -> bool:
     """Whether the second moment exists: ``G_μ ≻ 0`` and ``Tr[ΛAG_μ⁻¹] < b``, for a positive rate that commutes with A.
     Section 6.2's "κ ≥ 0" alone is not enough.
@@ -138,23 +182,15 @@ def theorem_3(features, lr, b: float, variance: float, momentum: float = 0.0) ->
     >>> theorem_3([[1.0]], 1.0, 3.0, 1.0).round(6).tolist()  # Σ = 1: (2Σ + σ²)/3
     [[1.0]]
     """
-    variance, (kappa, g) = real("variance", variance, 0), kappa_mu(features, lr, b, momentum)
-    a = symmetric("features", features)
-    rate = _rate(lr, len(a))
+    a, variance = positive("features", features, strictly=True), real("variance", variance, 0)
+    rate = stable_rate(a, lr, b, momentum)
+    kappa, g = kappa_mu(a, rate, b, momentum)
     share = np.linalg.solve(g, rate @ a)
     return variance / b * (a + (1 + kappa / b) / b * (share + np.trace(share) * np.eye(len(a))) @ a)
 
 
 def input_noise(
-    features,
-    blur,
-    target,
-    lr: float,
-    b: float,
-    momentum: float = 0.0,
-    *,
-    column: str = "exact",
-    printed: bool = False,
+    features, blur, target, lr: float, b: float, momentum: float = 0.0, *, column: str = "exact", printed: bool = False
 ) -> Forms:
     """Theorem 9, Table 2: inputs seen through Gaussian noise of covariance B, labels uᵀx, K = A + B,
     ``s = Tr[AK⁻¹BU]``, ``G' = 2I − η(1 + 1/b)K``, ``κ' = t/(1 − ηt/b)``, ``t = Tr[KG'⁻¹]``. A, B need not commute.
@@ -167,8 +203,8 @@ def input_noise(
     >>> [round(input_noise([[1.0]], [[1.0]], [1.0], 0.2, 2, printed=p).test, 6) for p in (False, True)]
     [0.145833, 0.166667]
     """
-    a = symmetric("features", features)
-    noise, u = symmetric("blur", blur, len(a)), array("target", target, a.shape[:1])
+    a = positive("features", features)
+    noise, u = positive("blur", blur, len(a)), array("target", target, a.shape[:1])
     lr, b, k = real("lr", lr, above=0), real("b", b, 1), a + noise
     missed = np.linalg.solve(k, noise @ u)  # B'u = u − θ*
     s, bias = float(u @ a @ missed), float(missed @ a @ missed) / 2
@@ -180,15 +216,7 @@ def input_noise(
 
 
 def weight_decay(
-    features,
-    decay,
-    target,
-    lr: float,
-    b: float,
-    momentum: float = 0.0,
-    *,
-    column: str = "exact",
-    printed: bool = False,
+    features, decay, target, lr: float, b: float, momentum: float = 0.0, *, column: str = "exact", printed: bool = False
 ) -> Forms:
     """Theorem 4, Table 2 and Appendix B.3: penalty ½ θᵀΓθ, labels uᵀx, K = A + Γ, [A, Γ] = 0. The training loss counts
     the penalty. Γ a number or a matrix, of any sign as long as SGD is stable.
@@ -206,10 +234,10 @@ def weight_decay(
     >>> round(weight_decay([[4.0]], -2.53069, [1.0], 1.0, 64).test, 4)  # Figure 5
     16.5374
     """
-    a, gamma, u, k = ridge(features, decay, target)
-    axes = commuting(features=a, decay=gamma)
-    lr, b, mu = real("lr", lr, above=0), real("b", b, 1), a_momentum(momentum)
-    column, printed = choice("column", column, COLUMNS), boolean("printed", printed)
+    a, gamma, u, k = ridge(positive("features", features), decay, target)
+    axes, lr, printed = commuting(features=a, decay=gamma), real("lr", lr, above=0), boolean("printed", printed)
+    b, mu, column = real("b", b, 1), a_momentum(momentum), choice("column", column, COLUMNS)
+    stable_rate(a, lr, b, mu, gamma, column)
     level, inverse, shift = lr / b, np.linalg.inv(k), np.linalg.solve(k, gamma @ u)
     time = lr if column in ("exact", "discrete", "large batch") else 0.0  # what the column keeps of η and of 1/b
     again = level if column == "exact" else 0.0
@@ -256,8 +284,8 @@ _NAMES = ("lr", "covariance", "noise")
 
 
 def _rate(lr, d):
-    """Λ, symmetric."""
-    return symmetric("lr", multiple("lr", lr, d, above=0))
+    """Λ, symmetric and positive."""
+    return positive("lr", multiple("lr", lr, d, above=0), strictly=True)
 
 
 def _drag(features, lr, b, momentum):

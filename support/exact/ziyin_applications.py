@@ -15,22 +15,23 @@ from scipy import special
 from scipy.optimize import brentq
 
 from support.errors import Refused, array, boolean, choice, integer, real
-from support.exact.matrices import a_momentum, commuting, ridge, symmetric
+from support.exact.matrices import a_momentum, commuting, first_edge, positive, ridge, symmetric
 from support.exact.populations import FinitePopulation
+from support.exact.ziyin import stable_rate
 
 
 def decay_losses(decay: float, a: float, lr: float, b: float, target: float = 1.0) -> tuple[float, float]:
     """Corollary 4, Eq. (159), (160): training loss with the penalty and test loss, for labels ux, with k = a + γ and
     ``D = 2k − η[k² + 2a²/b]``: ``aγ/(2k) (2k − η[k² + 2a(a−γ)/b])/D u²`` and ``aγ²/(2k) (2 − ηk)/D u²``.
+    Raises Refused outside of `decay_ends`, where they are infinite.
 
     >>> [round(loss, 4) for loss in decay_losses(-2.53069, 4.0, 1.0, 64)]  # Figure 5
     [0.4505, 16.5374]
     """
     decay, a, lr, b = real("decay", decay), real("a", a, above=0), real("lr", lr, above=0), real("b", b, 1)
     k, scale = a + decay, real("target", target) ** 2
+    stable_rate([[a]], lr, b, decay=decay)
     below = 2 * k - lr * (k * k + 2 * a * a / b)
-    if not k or not below:
-        raise Refused(f"decay = {decay} is at an end of what is stable: the losses are infinite; choose another")
     train = a * decay / (2 * k) * (2 * k - lr * (k * k + 2 * a * (a - decay) / b)) / below
     return train * scale, a * decay**2 / (2 * k) * (2 - lr * k) / below * scale
 
@@ -90,8 +91,9 @@ def decay_quotient(features, decay: float, target, lr: float, b: float) -> tuple
     >>> round(f / g / 2, 4)
     16.5374
     """
-    a, _, u, k = ridge(features, real("decay", decay), target)
+    a, _, u, k = ridge(positive("features", features), real("decay", decay), target)
     lr, b, one = real("lr", lr, above=0), real("b", b, 1), np.eye(len(a))
+    stable_rate(a, lr, b, decay=decay)
     inverse = np.linalg.inv(k)
     share = lr / b * a @ a @ inverse @ np.linalg.inv(2 * one - lr * (k + inverse @ a @ a / b))
     return float(decay**2 * u @ a @ inverse @ inverse @ (one + share) @ u), float(1 - np.trace(share))
@@ -143,7 +145,8 @@ def corollary_3(
 
         Σ_ij = (η²/b) N_ij / [(1−μ)(ℓ_i+ℓ_j) − ((1+μ²)ℓ_iℓ_j − μ(ℓ_i²+ℓ_j²))/(1−μ²)]
 
-    gaussian: + in N. Raises WrongType, Refused for matrices that do not commute or a singular K.
+    gaussian: + in N. Raises WrongType, Refused for matrices that do not commute, a singular K, a rate at which the mean
+    does not settle.
 
     >>> corollary_3([[1.0]], 0.5, [2 / 3], 1 / 18, 0.3, 1, gaussian=True).round(4).tolist()
     [[0.0287]]
@@ -151,9 +154,14 @@ def corollary_3(
     h, gamma, theta, k = ridge(hessian, decay, minimum)
     axes = commuting(hessian=h, decay=gamma)
     lr, mu, noise = real("lr", lr, above=0), a_momentum(momentum), corollary_2(h, b, loss, gamma @ theta, gaussian)
+    pull = lr * np.diag(axes.T @ k @ axes)
+    if not 0 < pull.min() <= pull.max() < 2 * (1 + mu):
+        raise Refused(
+            f"lr K has eigenvalues from {pull.min():.3g} to {pull.max():.3g}, the mean settles for 0 to 2(1 + μ) only: "
+            f"take K positive and lr below {2 * (1 + mu) / np.abs(pull).max() * lr:.6g}"
+        )
     if boolean("printed", printed):
         return lr / (1 - mu) * noise @ np.linalg.inv(k @ (2 * np.eye(len(h)) - lr / (1 + mu) * k))
-    pull = lr * np.diag(axes.T @ k @ axes)
     squares, products = np.add.outer(pull**2, pull**2), np.outer(pull, pull)
     below = (1 - mu) * np.add.outer(pull, pull) - ((1 + mu * mu) * products - mu * squares) / (1 - mu * mu)
     return axes @ (lr * lr * (axes.T @ noise @ axes) / below) @ axes.T
@@ -177,13 +185,17 @@ def theorem_6(hessian, lr: float, b: float, variance: float, alpha: float, fixed
     >>> theorem_6(np.eye(2), 0.5, 4, 1.0, 2.0).round(6).tolist()  # G = 1.625, t = 2/G
     [[0.045455, 0.0], [0.0, 0.045455]]
     """
-    h = symmetric("hessian", hessian)
+    h = positive("hessian", hessian)
     lr, b, alpha = real("lr", lr, above=0), real("b", b, 1), real("alpha", alpha, above=0)
-    sign = 1 if boolean("fixed_dimension", fixed_dimension) else -1
-    g = 2 * np.eye(len(h)) - lr * (1 + sign / b) * h
+    drag = 1 + 1 / b if boolean("fixed_dimension", fixed_dimension) else 1 - 1 / b
+    g = 2 * np.eye(len(h)) - lr * drag * h
     share = lr / b * float(np.trace(np.linalg.solve(g, h))) if np.linalg.eigvalsh(g)[0] > 0 else math.inf
     if not share < 1:
-        raise Refused("no stationary covariance: G ≻ 0 and (η/b)Tr[G⁻¹Â] < 1 are both needed; lower lr")
+        values = np.maximum(np.linalg.eigvalsh(h), 0)
+        edge = first_edge(drag * values, values / b, 2.0)
+        raise Refused(
+            f"no stationary covariance, since G ≻ 0 and (η/b)Tr[G⁻¹Â] < 1 are needed: lower lr below {edge:.6g}"
+        )
     own = real("variance", variance, 0) * max(0.0, 1 - 1 / alpha)
     return lr * own / b / (1 - share) * np.linalg.inv(g)
 
@@ -205,7 +217,7 @@ def averaged_labels(inputs, variance: float) -> FinitePopulation:
     ``σ²/n Σ_i (1 − h_i) x_i x_iᵀ``, h_i the leverages, and the least loss ``½σ²(1 − rank/n)``, Eq. (75)-(78).
 
     Its stationary second moment without weight decay is the mean over the labels, since it is linear in the noise
-    moment. Raises as `FinitePopulation`.
+    moment; with one it is refused. Raises as `FinitePopulation`.
 
     >>> averaged_labels([[1.0], [1.0]], 1.0).noise_moment.tolist()
     [[0.5]]
@@ -216,6 +228,7 @@ def averaged_labels(inputs, variance: float) -> FinitePopulation:
     leverage = np.sum((inputs @ axes) ** 2 / values, axis=1) / len(inputs)
     population.noise_moment = variance * (inputs.T * np.maximum(1 - leverage, 0)) @ inputs / len(inputs)
     population.least_loss = variance / 2 * (1 - population.rank / len(inputs))
+    population.averaged = True
     return population
 
 
@@ -226,11 +239,12 @@ def newton(features, lr: float, b: float, variance: float, momentum: float = 0.0
     >>> newton([[2.0]], 0.5, 4, 1.0).round(6).tolist()
     [[0.05]]
     """
-    a, lr = symmetric("features", features), real("lr", lr, above=0)
+    a, lr = positive("features", features, strictly=True), real("lr", lr, above=0)
     b, mu, variance = real("b", b, 1), a_momentum(momentum), real("variance", variance, 0)
     g = 2 * (1 - mu) - ((1 - mu) / (1 + mu) + 1 / b) * lr
     if not (g > 0 and g * b > lr * len(a)):
-        raise Refused(f"lr = {lr} is unstable for d = {len(a)}: b(2(1−μ) − η(1−μ)/(1+μ)) > η(d+1) is needed; lower it")
+        edge = 2 * (1 - mu) * b / (b * (1 - mu) / (1 + mu) + len(a) + 1)
+        raise Refused(f"lr = {lr} is unstable, b(2(1−μ) − η(1−μ)/(1+μ)) > η(d+1) is needed: take it below {edge:.6g}")
     return lr * variance / (g * b - lr * len(a)) * np.linalg.inv(a)
 
 
@@ -242,7 +256,7 @@ def natural_gradient(features, lr: float, b: float, variance: float, momentum: f
     >>> natural_gradient(np.eye(5), 0.1, 4, 0.0)[0, 0].round(6).item()
     0.020833
     """
-    a, lr = symmetric("features", features), real("lr", lr, above=0)
+    a, lr = positive("features", features, strictly=True), real("lr", lr, above=0)
     return _natural(len(a), lr, b, variance, momentum) * np.linalg.inv(a)
 
 
@@ -273,7 +287,7 @@ def at_fixed_ratio(features, ratio: float, lr: float, variance: float, momentum:
     [[0.5]]
     """
     a, ratio, lr, mu = (
-        symmetric("features", features),
+        positive("features", features, strictly=True),
         real("ratio", ratio, above=0),
         real("lr", lr, 0),
         a_momentum(momentum),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from support.errors import Refused, WrongType, instance, integer, tensor
+from support.errors import Refused, WrongType, function, instance, integer, tensor
 from support.msgd import PerSampleLoss
 
 
@@ -124,11 +124,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def judge(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, at_once: int = 500) -> tuple[float, float]:
     """Mean loss, summed in float64, and accuracy (a fraction) in evaluation mode; ``at_once`` samples pass together. A
-    device is waited for at the end only.
+    device is waited for at the end only. Raises WrongType, Refused for at_once < 1.
 
     >>> judge(torch.nn.Identity(), cross_entropy, torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))  # ln 2
     (0.6931471824645996, 0.75)
     """
+    inputs, targets, loss = tensor("inputs", inputs), tensor("targets", targets), function("loss", loss)
+    at_once = integer("at_once", at_once, 1)
     total = torch.zeros((), dtype=torch.float64, device=inputs.device)
     correct = torch.zeros((), dtype=torch.int64, device=inputs.device)
     with evaluating(model):
@@ -142,10 +144,11 @@ def judge(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets, at_once:
 
 @torch.no_grad()
 def probe(model: torch.nn.Module, loss: PerSampleLoss, inputs, targets) -> None:
-    """Pass two samples in evaluation mode. Raises JudgingError for a model that writes into its inputs, for outputs
-    that are not (m, classes), and for losses that are not one number a sample.
+    """Pass two samples in evaluation mode. Raises WrongType for what is no tensor or function, JudgingError for a model
+    that writes into its inputs, for outputs that are not (m, classes), and for losses that are not one number a sample.
     """
-    inputs, targets = inputs[:2].clone(), targets[:2]
+    inputs, targets = tensor("inputs", inputs)[:2].clone(), tensor("targets", targets)[:2]
+    loss = function("loss", loss)
     with evaluating(model):
         outputs = model(inputs)
     if inputs._version:

@@ -94,7 +94,8 @@ def by_name(
     78042
     """
     kind = NETWORKS[choice("model", instance("model", name, str, "give a name"), tuple(NETWORKS))]
-    known = inspect.signature(kind).parameters
+    known, pixels = inspect.signature(kind).parameters, integer("pixels", pixels, 1)
+    width = None if width is None else integer("width", width, 1)
     if "classes" not in known and integer("classes", classes, 2) != 10:
         raise Refused(f"{kind.__name__} is a network for 10 classes, not {classes}: choose ResNet8 or another")
     if "ghost" not in known and ghost is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from support.errors import Refused
+from support.errors import Refused, function
 from support.risk import PerSampleLoss
 
 
@@ -13,7 +13,8 @@ class Spread:
     passes at once. Called by the trainer as a measure, it gives ``mean`` and ``variance`` of these, the ``largest``,
     and the ``late_variance``, that of the second half.
 
-    It has the state that a checkpoint needs. Raises Refused where there are fewer than four losses.
+    It has the state that a checkpoint needs. Raises WrongType for what is no function, Refused where there are fewer
+    than four losses.
 
     >>> spread = Spread(lambda outputs, targets: outputs)
     >>> for value in (4.0, 0.0, 1.0, 3.0):
@@ -23,7 +24,7 @@ class Spread:
     """
 
     def __init__(self, watched: PerSampleLoss):
-        self.watched, self.losses = watched, []
+        self.watched, self.losses = function("watched", watched), []
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss that is watched."""

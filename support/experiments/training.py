@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
-from support.errors import Refused, WrongType, boolean, instance, integer, real, torch_generator
+from support.errors import Refused, boolean, function, instance, integer, real, torch_generator
 from support.experiments import checkpoints, generators, judging, signals
 from support.experiments.judging import Data, cross_entropy
 from support.experiments.tracking import Measure, Track
@@ -60,11 +60,6 @@ def differences(there: dict, here: dict) -> str:
         for key in sorted(there | here)
         if there.get(key) != here.get(key)
     )
-
-
-def _callable(name: str, value) -> None:
-    if not callable(value):
-        raise WrongType(f"{name} = {value!r} cannot be called: give a function")
 
 
 @dataclass
@@ -149,10 +144,10 @@ class Trainer:
 
     def _check_parts(self) -> None:
         """Refuse parts that do not fit together."""
-        _callable("loss", self.loss)
-        _callable("passes", self.passes)
+        function("loss", self.loss)
+        function("passes", self.passes)
         if self.additive is not None:
-            _callable("additive", self.additive)
+            function("additive", self.additive)
         if self.schedule is not None:
             instance("schedule", self.schedule, LRScheduler, "give one of torch.optim.lr_scheduler")
         (inputs, targets), tests = self.data.train, self.data.test[0]
@@ -207,7 +202,7 @@ class Trainer:
         identity = instance("identity", {} if identity is None else identity, dict, "give {name: value}")
         deadline = math.inf if deadline is None else real("deadline", deadline)
         if until is not None:
-            _callable("until", until)
+            function("until", until)
         keeps = checkpoint is not None
         resumed = keeps and self._resume(checkpoint, identity, steps)
         self.over = self.over and resumed and until is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 
-from support.errors import Refused
+from support.errors import Refused, WrongType, instance
 
 _KNOBS = {"width": int, "lr": float, "decay": float, "loss": str}
 _NAMES = {"decay": "weight_decay"}
@@ -14,12 +14,17 @@ _KNOB = re.compile(rf"-({'|'.join(_KNOBS)})=(-?[^-=]+)")
 
 
 def name(base: str, **knobs) -> str:
-    """The name of a method with some knobs of its own; numbers in decimals, of which six digits count.
+    """The name of a method with some knobs of its own; numbers in decimals, of which six digits count. Raises WrongType
+    for a method that is no text.
 
     >>> name("SGD", width=200, lr=0.5 * 25 / 200), name("SGD", decay=-1e-5)
     ('SGD-width=200-lr=0.0625', 'SGD-decay=-0.00001')
     """
-    return base + "".join(f"-{knob}={_decimals(value)}" for knob, value in knobs.items())
+    return _text(base) + "".join(f"-{knob}={_decimals(value)}" for knob, value in knobs.items())
+
+
+def _text(method) -> str:
+    return instance("method", method, str, 'give a name, such as "SGD"')
 
 
 def _decimals(value) -> str:
@@ -27,24 +32,28 @@ def _decimals(value) -> str:
 
 
 def base(method: str) -> str:
-    """The method whose noise a variant has: itself without its knobs; the noise of Adam is that of SGD.
+    """The method whose noise a variant has: itself without its knobs; the noise of Adam is that of SGD. Raises
+    WrongType.
 
     >>> base("Adam-width=200"), base("[MSGD-Cov]-500")
     ('SGD', '[MSGD-Cov]-500')
     """
-    plain = _KNOB.sub("", method)
+    plain = _KNOB.sub("", _text(method))
     return "SGD" if plain in _OPTIMIZERS else plain
 
 
 def setting(general, method: str):
-    """The setting of a method: that of its preset, with the knobs that the name gives. Raises Refused for a value that
-    is none.
+    """The setting of a method: that of its preset, with the knobs that the name gives. Raises WrongType, Refused for a
+    value that is none.
 
     >>> from support.experiments.presets import Setting
     >>> found = setting(Setting(), "Adam-width=200-decay=-0.001")
     >>> found.optimizer, found.width, found.weight_decay
     ('Adam', 200, -0.001)
     """
+    if not is_dataclass(general):
+        raise WrongType(f"general is of type {type(general).__name__}: give the Setting of a preset's scale")
+    _text(method)
     knobs = {"optimizer": plain} if (plain := _KNOB.sub("", method)) in _OPTIMIZERS else {}
     for knob, value in _KNOB.findall(method):
         try:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from support.errors import Refused
-from support.exact.batch_noise import matched
+from support.exact.batch_noise import fixed, matched
 from support.exact.blurred import BlurredPopulation
 from support.exact.least_squares import stability_limit
 from support.exact.populations import FinitePopulation
 from support.exact.second_moments import Descent
 from support.exact.stationary import growth, stationary
+from support.sampling import MiniBatch
 
 X, Y = np.array([[1.0, 0.2], [-0.4, 1.1], [0.7, -0.9]]), np.array([1.0, 0.3, -0.5])
 P, BLUR, VARIANCE = np.array([0.5, 0.3, 0.2]), np.array([[0.3, -0.1], [-0.1, 0.2]]), 0.4
@@ -62,6 +63,7 @@ def test_noise_makes_directions_without_data_move():
         (lambda: BlurredPopulation(FinitePopulation(X, Y), np.diag([1.0, -1.0])), "no covariance"),
         (lambda: BlurredPopulation(FinitePopulation(X, Y), np.eye(3)), r"shape \(2, 2\)"),
         (lambda: stability_limit(BLURRED, matched(2)), "has no frame"),
+        (lambda: Descent(BLURRED, fixed(MiniBatch(3, 2)), 0.1), "3 fixed samples, the population has no training set"),
     ],
 )
 def test_what_it_cannot_be_is_refused(call, message):

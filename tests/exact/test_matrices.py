@@ -1,10 +1,12 @@
 """Common eigenbases, also of matrices with repeated eigenvalues, and what has none."""
 
+import math
+
 import numpy as np
 import pytest
 
 from support.errors import Refused
-from support.exact.matrices import commuting, multiple, ridge, shared_axes, symmetric
+from support.exact.matrices import commuting, first_edge, multiple, positive, ridge, shared_axes, symmetric
 
 
 def test_three_matrices_with_repeated_eigenvalues_have_their_axes_found():
@@ -30,6 +32,21 @@ def test_zero_commutes_with_everything():
     np.testing.assert_allclose(np.abs(axes), np.sqrt(0.5) * np.ones((2, 2)))
 
 
+def test_rounding_is_no_negative_eigenvalue():
+    x = np.random.default_rng(1).standard_normal((3, 7))
+    assert positive("features", x.T @ x).shape == (7, 7)  # of rank 3
+
+
+def test_the_first_edge_is_a_root_or_a_pole():
+    """Without noise the pole; with it below the pole, at the root of a quadratic; in many directions 2b/(a(d+b+1))."""
+    assert first_edge([1.0, 4.0], [0.0, 0.0], 2.0) == 0.5
+    assert first_edge([1.0, 4.0], [0.5, 0.0], 2.0) == 0.5  # f/2 = 2 − f at 4/3 only
+    assert first_edge([0.0], [0.5], 2.0) == 4.0
+    assert first_edge(np.full(7, 1 + 1 / 4), np.full(7, 1 / 4), 2.0) == pytest.approx(2 * 4 / (7 + 4 + 1), rel=1e-13)
+    # 0.5f/(2 − f) + 0.25f/(2 − 2f) = 1
+    assert first_edge([1.0, 2.0], [0.5, 0.25], 2.0) == pytest.approx((7.5 - math.sqrt(4.25)) / 6.5, rel=1e-13)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -38,6 +55,9 @@ def test_zero_commutes_with_everything():
         (lambda: multiple("lr", 0.0, 2, above=0), "lr = 0.0 is out of range"),
         (lambda: ridge(np.eye(2), -1.0, [1.0, 1.0]), "K = A \\+ Γ is singular"),
         (lambda: ridge(np.eye(2), 1.0, [1.0]), "target of shape"),
+        (lambda: positive("blur", np.diag([1.0, -1e-6])), "blur has the negative eigenvalue -1e-06"),
+        (lambda: positive("blur", np.ones((2, 2)), strictly=True), "blur has the eigenvalue 0"),
+        (lambda: first_edge([0.0], [0.0], 2.0), "there is no edge"),
     ],
 )
 def test_what_is_no_such_matrix_is_refused(call, message):

@@ -306,14 +306,16 @@ def test_input_noise_is_label_noise():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 1.9}, "diverges, gain .* take lr below"),
-        ({"lr": 3.0}, "does not settle; take lr below"),
+        ({"lr": 1.9}, "diverges, gain .* take lr below 1.14286, or a batch above"),  # 2b/(d + b + 1)
+        ({"lr": 3.0}, "does not settle; take lr below 1.14286$"),
+        ({"lr": np.diag([1.9, 0.1])}, r"take lr below 0\.\d+ times the given one, or"),
         ({"decay": -2.0}, "does not settle: no factor"),
         ({"decay": -1.0}, "does not settle"),
         ({"momentum": 1.0}, "momentum = 1"),
         ({"lr": -0.1}, "lr = -0.1"),
         ({"decay": np.array([[0.0, 1.0], [0.0, 0.0]])}, "not a symmetric"),
         ({"lr": np.eye(3)}, r"shape \(2, 2\)"),
+        ({"noise": fixed(MiniBatch(4, 2))}, "4 fixed samples, the population has no training set"),
     ],
 )
 def test_what_has_no_second_moment_is_refused_with_its_edge(change, message):
@@ -329,6 +331,16 @@ def test_a_way_or_window_that_does_not_exist_is_refused():
         decay_window(Descent(GaussianPopulation(np.eye(2)), matched(1), 0.9))
     with pytest.raises(Refused, match="not symmetric and positive"):
         decay_window(Descent(GaussianPopulation(A), matched(1), RATES["any"]))
+
+
+def test_the_noise_of_a_training_set_goes_with_that_set_alone():
+    noise = fixed(MiniBatch(5, 2))
+    for population in (FinitePopulation(X, Y), FinitePopulation(X, Y, [0.4, 0.2, 0.2, 0.2])):
+        with pytest.raises(Refused, match=r"5 fixed samples, the population has (4 equally|no training set)"):
+            Descent(population, noise, 0.1)
+    with pytest.raises(Refused, match="5 fixed samples"):
+        stability_limit(FinitePopulation(X, Y), noise)
+    assert noise == matched(2)
 
 
 def test_gaussian_points_have_the_moments_of_isserlis_and_the_stationary_moment_of_the_gaussian_law():

@@ -20,9 +20,11 @@ from support.exact.ziyin import (
     kappa_mu,
     label_noise,
     label_noise_stable,
+    largest_factor,
     lemma_1,
     proposition_3,
     proposition_8,
+    stable_rate,
     theorem_1,
     theorem_3,
     weight_decay,
@@ -213,8 +215,23 @@ def test_corollary_three_is_one_over_b_away():
         (lambda: label_noise([[1.0, 2.0], [0.0, 1.0]], 0.1, 4, 1.0), "not a symmetric"),
         (lambda: weight_decay(A, OTHER, U, 0.1, 4), "do not commute"),
         (lambda: weight_decay(np.eye(2), -1.0, [1.0, 1.0], 0.1, 4), "singular"),
-        (lambda: label_noise([[1.5]], 1.0, 6, 1.0), "edge"),
-        (lambda: label_noise([[1.0]], 1.5, 3, 1.0), "singular"),
+        (lambda: label_noise([[1.5]], 1.1, 6, 1.0), "lr is unstable, .* below 1, or"),
+        (lambda: theorem_3([[1.5]], 1.1, 6, 1.0), "lr is unstable, .* below 1, or"),
+        (lambda: label_noise(A, 8 * A, 6, 1.0), r"below 0\.\d+ times the given one"),
+        (lambda: label_noise([[1.0]], 2.1, 9, 1.0, column="discrete"), "below 2, or"),
+        (lambda: label_noise([[1.0]], 3.1, 9, 1.0, 0.5, column="large batch"), "below 3, or"),
+        (lambda: input_noise([[1.0]], [[1.0]], [1.0], 0.7, 4), "below 0.666667, or"),  # 2b/((A + B)(b + 2))
+        (lambda: weight_decay([[1.0]], 0.5, [1.0], 1.2, 4), "below 1.09091, or"),  # 2k/(k² + 2a²/b)
+        (lambda: weight_decay([[1.0]], -1.5, [1.0], 0.1, 4), "no lr is stable"),
+        (lambda: weight_decay(np.diag([2.0, 0.5]), -1.0, [1.0, 1.0], 0.1, 4, column="continuous"), "no lr is stable"),
+        (lambda: kappa_mu([[1.5]], 1.0, 6), "edge"),
+        (lambda: kappa_mu([[1.0]], 1.5, 3), "singular"),
+        (lambda: label_noise(np.diag([1.0, -0.1]), 0.1, 4, 1.0), "features has the negative eigenvalue -0.1"),
+        (lambda: label_noise(np.diag([1.0, 0.0]), 0.1, 4, 1.0), "features has the eigenvalue 0"),
+        (lambda: label_noise(np.eye(2), np.diag([0.1, -0.1]), 4, 1.0), "lr has the negative eigenvalue"),
+        (lambda: input_noise(A, -B, U, 0.1, 4), "blur has the negative eigenvalue"),
+        (lambda: lemma_1(-A, A, 4, 1.0), "features has the negative"),
+        (lambda: weight_decay(-A, 2.0, U, 0.1, 4), "features has the negative"),
         (lambda: label_noise(A, 0.1, 4, 1.0, 1.0), "momentum"),
         (lambda: label_noise(A, 0.1, 4, 1.0, column="best"), "choose exact"),
     ],
@@ -222,6 +239,19 @@ def test_corollary_three_is_one_over_b_away():
 def test_what_has_no_closed_form_is_refused(call, message):
     with pytest.raises(Refused, match=message):
         call()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_the_largest_factor_is_where_the_solver_ends(momentum):
+    """A matrix rate and a decay of any sign, which commute with A."""
+    for rate, decay in [(0.1 * np.eye(3), 0.0), (SAME / 8, INDEFINITE), (SAME / 8, 0.2 * A)]:
+        factor = largest_factor(A, rate, 5, momentum, decay)
+        found = judge.headroom(Descent(GaussianPopulation(A), matched(5), rate, momentum, decay))
+        assert factor == pytest.approx(found, rel=1e-9)
+        stable_rate(A, 0.999 * factor * rate, 5, momentum, decay)
+        with pytest.raises(Refused, match="times the given one"):
+            stable_rate(A, 1.001 * factor * rate, 5, momentum, decay)
+    assert largest_factor(A, SAME, 5, momentum, column="small rate") == math.inf
 
 
 def test_every_column_exists():

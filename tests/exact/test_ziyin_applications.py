@@ -228,7 +228,18 @@ def test_the_best_decay_with_label_noise_can_be_negative_where_none_is_stable():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: decay_losses(-1.0, 1.0, 0.5, 1), "infinite"),
+        (lambda: decay_losses(-1.0, 1.0, 0.5, 1), "no lr is stable"),
+        (lambda: decay_losses(2.5, 1.0, 0.5, 1), "lr is unstable, .* below 0.491228"),  # 2k/(k² + 2a²/b)
+        (lambda: decay_quotient(np.eye(2), 0.1, [1.0, 1.0], 1.5, 2), "lr is unstable"),
+        (lambda: decay_quotient(np.diag([1.0, -0.5]), 0.1, [1.0, 1.0], 0.1, 2), "negative eigenvalue"),
+        (lambda: corollary_3(np.eye(1), 0.5, [1.0], 0.1, 2.5, 1, 0.5), "lr below 2$"),
+        (lambda: theorem_6(np.eye(4), 1.0, 2, 1.0, 3.0), "lower lr below 0.8"),  # 2b/(d + b − 1)
+        (lambda: theorem_6(np.eye(4), 0.6, 1, 1.0, 3.0), "lower lr below 0.5"),
+        (lambda: theorem_6(-np.eye(2), 0.1, 2, 1.0, 3.0), "negative eigenvalue"),
+        (lambda: newton(np.eye(4), 1.0, 2, 1.0), "below 0.571429"),  # 2b/(b + d + 1)
+        (lambda: newton(np.diag([1.0, 0.0]), 0.1, 2, 1.0), "eigenvalue 0"),
+        (lambda: natural_gradient(np.diag([1.0, -1.0]), 0.1, 2, 1.0), "negative eigenvalue"),
+        (lambda: stationary(Descent(averaged_labels(X, 1.0), matched(2), 0.1, decay=0.1)), "labels are averaged over"),
         (lambda: decay_ends(1.0, 0.8, 1), "no decay is stable"),
         (lambda: at_fixed_ratio(A, 0.5, 3.0, 1.0), "unstable"),
         (lambda: corollary_3(np.diag([1.0, 2.0]), [[0, 1.0], [1.0, 0]], [1.0, 1.0], 0.1, 0.1, 1), "do not commute"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from support.errors import boolean, choice, real
 from support.experiments.judging import LOSSES
 from support.experiments.presets.setting import Preset, Setting
 from support.experiments.variants import name
@@ -35,12 +36,13 @@ _SLOW = replace(_LOGISTIC, lr=0.15, steps=37_500, evaluate_every=3750)
 
 def curve(base: str, rate: float, loss: str, scaled: bool) -> list[str]:
     """The methods of one curve over the widths: at a fixed rate, or at one that falls as the narrowest width over the
-    width.
+    width (scaled). Raises WrongType, Refused for another loss or a rate ≤ 0.
 
     >>> curve("SGD", 0.5, "squares", True)[3]
     'SGD-loss=squares-width=200-lr=0.0625'
     """
-    rates = {width: float(rate) * WIDTHS[0] / width if scaled else float(rate) for width in WIDTHS}
+    rate, loss, scaled = real("rate", rate, above=0), choice("loss", loss, LOSSES), boolean("scaled", scaled)
+    rates = {width: rate * WIDTHS[0] / width if scaled else rate for width in WIDTHS}
     return [name(base, loss=loss, width=width, lr=lr) for width, lr in rates.items()]
 
 
