@@ -25,7 +25,7 @@ SAYS = {
     "An additive noise": "1 passed",
     "A claim": "[confirmed] wu.sec2.sum",
     "A page": "lesson",
-    "A preset": "wu.fig1a.ten: 10 of 10 records missing",
+    "A preset": "wu.fig1a.ten  10 of 10",
 }
 
 
