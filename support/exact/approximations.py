@@ -350,17 +350,17 @@ def _of_noise(descent, noise, solve=_discrete):
 
 
 def _closed(descent, printed):
-    """Theorems 2 and 9, or with decay Theorem 4."""
+    """Theorems 2 and 9, or with decay Theorem 4; None where they do not apply, or have no stationary moment."""
     if not _plain(descent):
         return None
     a, rate, mu, b = descent.hessian, descent.rate, descent.momentum, 1 / float(descent.noise.strength)
-    if not descent.decay.any():
-        if not ziyin.label_noise_stable(a, rate, b, mu):
+    lr, decay, loss = rate[0, 0], descent.decay, _loss(descent)
+    try:
+        if not decay.any():
+            return _outside(descent, ziyin.label_noise(a, rate, b, loss, mu, printed=printed).covariance)
+        exact_labels = descent.population.least_loss <= 1e-12 * loss
+        if not exact_labels or not np.allclose(rate, lr * np.eye(len(a))) or shared_axes([a, decay]) is None:
             return None
-        return _outside(descent, ziyin.label_noise(a, rate, b, _loss(descent), mu, printed=printed).covariance)
-    lr, decay = rate[0, 0], descent.decay
-    exact_labels = descent.population.least_loss <= 1e-12 * _loss(descent)
-    if not exact_labels or not np.allclose(rate, lr * np.eye(len(a))) or shared_axes([a, decay]) is None:
+        return ziyin.weight_decay(a, decay, descent.population.optimum, lr, b, mu, printed=printed).covariance
+    except Refused:
         return None
-    forms = [ziyin.weight_decay(a, decay, descent.population.optimum, lr, b, mu, printed=p) for p in (False, printed)]
-    return forms[1].covariance if np.linalg.eigvalsh(forms[0].covariance)[0] >= 0 else None
