@@ -12,8 +12,8 @@ from support.errors import NotFinite, Refused, WrongType
 
 
 def test_every_exception_of_the_package_is_a_refusal():
-    """Imports every module and looks at each exception class it defines; a time limit must pass through what a page
-    catches.
+    """Imports every module and looks at each exception class it defines; a time limit and a signal must pass through
+    what a page or a run catches.
     """
     found = set()
     for info in pkgutil.walk_packages(support.__path__, "support."):
@@ -26,7 +26,7 @@ def test_every_exception_of_the_package_is_a_refusal():
             if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == info.name
         }
     assert len(found) > 8
-    assert {cls.__qualname__ for cls in found if not issubclass(cls, Refused)} <= {"VerdictMismatch", "_TimeUp"}
+    assert {cls.__qualname__ for cls in found if not issubclass(cls, Refused)} <= {"VerdictMismatch", "_TimeUp", "_Told"}
 
 
 @pytest.mark.parametrize("value", [True, 2.0, "2", None, [2]])

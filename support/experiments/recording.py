@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from support.errors import instance
+from support.errors import Refused, instance
 
 WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their workspaces
 _AGREES = 0.01  # of a replay with its work, relative to what the work moves
 
 
-class RecordingError(RuntimeError):
+class RecordingError(Refused, RuntimeError):
     """A replay that does something else than what was recorded."""
 
 
